@@ -1,0 +1,15 @@
+//! The HA brain of pgherd: types of the field and the pure decision core. No tokio, clock, randomness, logging or I/O
+//! lives here; time is an argument and a failed probe is a value.
+
+pub mod cluster;
+pub mod command;
+pub mod lsn;
+pub mod settings;
+pub mod status;
+pub mod time;
+
+pub use cluster::{Cluster, Leader, Member, Term};
+pub use lsn::Lsn;
+pub use settings::Settings;
+pub use status::{Role, State, Status};
+pub use time::Tick;
