@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod command;
+pub mod local;
 pub mod lsn;
 pub mod settings;
 pub mod status;
