@@ -1,1 +1,4 @@
-//! Skeleton.
+//! What every long-running program of pgherd needs around its own work: configuration, logging, supervised tasks,
+//! signals, TLS, the shared listener and systemd's notifications. Nothing of PostgreSQL, DCS or HA lives here.
+
+pub mod config;
