@@ -16,6 +16,8 @@ pub struct Cluster {
     pub revision: i64,
     /// The `initialize` key: `None` absent, `Some("")` while one node bootstraps, else the system identifier.
     pub initialize: Option<String>,
+    /// The lease of the `initialize` key; 0 for none. While a node bootstraps, it is that node's.
+    pub initialize_lease: i64,
     /// The dynamic configuration as JSON, with the revision to compare-and-swap on.
     pub config: Option<Revisioned<Value>>,
     /// The leader key.
@@ -152,18 +154,28 @@ impl Member {
 
     /// Host and port of PostgreSQL out of `conn_url`.
     pub fn host_port(&self) -> Option<(String, u16)> {
-        let rest = self.conn_url.split_once("://")?.1;
-        let authority = rest.split(['/', '?']).next()?;
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, a)| a);
-        if let Some(v6) = authority.strip_prefix('[') {
-            let (host, tail) = v6.split_once(']')?;
-            let port = tail.strip_prefix(':').map_or(Ok(5432), str::parse).ok()?;
-            return Some((host.to_owned(), port));
-        }
-        match authority.split_once(':') {
-            Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
-            None => Some((authority.to_owned(), 5432)),
-        }
+        host_port(&self.conn_url)
+    }
+
+    /// Host of the REST API out of `api_url`.
+    pub fn api_host(&self) -> Option<String> {
+        host_port(&self.api_url).map(|(host, _)| host)
+    }
+}
+
+/// Host and port out of a URL, without looking at its user, path or query. The port is PostgreSQL's unless given.
+fn host_port(url: &str) -> Option<(String, u16)> {
+    let rest = url.split_once("://")?.1;
+    let authority = rest.split(['/', '?']).next()?;
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, a)| a);
+    if let Some(v6) = authority.strip_prefix('[') {
+        let (host, tail) = v6.split_once(']')?;
+        let port = tail.strip_prefix(':').map_or(Ok(5432), str::parse).ok()?;
+        return Some((host.to_owned(), port));
+    }
+    match authority.split_once(':') {
+        Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
+        None => Some((authority.to_owned(), 5432)),
     }
 }
 

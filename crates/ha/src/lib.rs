@@ -1,6 +1,7 @@
 //! The HA brain of pgherd: types of the field and the pure decision core. No tokio, clock, randomness, logging or I/O
 //! lives here; time is an argument and a failed probe is a value.
 
+pub mod access;
 pub mod cluster;
 pub mod command;
 pub mod local;

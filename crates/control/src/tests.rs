@@ -1,0 +1,1 @@
+//! The service and the client against each other over real sockets.
