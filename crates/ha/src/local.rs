@@ -113,6 +113,8 @@ pub struct Answer {
     pub written: Lsn,
     /// Primary: pg_current_wal_flush_lsn().
     pub flushed: Lsn,
+    /// Where crash recovery would begin: redo_lsn of pg_control_checkpoint().
+    pub redo: Lsn,
     /// Replica: pg_last_wal_receive_lsn().
     pub received: Lsn,
     /// Replica: pg_last_wal_replay_lsn().
@@ -125,8 +127,8 @@ pub struct Answer {
     pub receiver: Option<String>,
     /// The host and port the WAL receiver reads from.
     pub receiver_from: Option<(String, u16)>,
-    /// primary_conninfo in force is not empty.
-    pub has_upstream: bool,
+    /// Host and port in primary_conninfo in force; `None` when it is empty.
+    pub upstream: Option<(String, u16)>,
     /// synchronous_standby_names in force.
     pub synchronous_standby_names: String,
     /// Standbys connected here.

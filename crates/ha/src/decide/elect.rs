@@ -1,0 +1,153 @@
+//! Nobody holds the leader key.
+
+use std::time::Duration;
+
+use super::Step;
+use crate::action::Action;
+use crate::cluster::{Cluster, Failover};
+use crate::local::Answer;
+use crate::reason::Reason;
+use crate::view::{Guard, JobKind, Peer, Round};
+
+/// How old the answers of other members may be.
+const FRESH: Duration = Duration::from_secs(2);
+/// How long the others leave a requested successor to take the key; the member that stepped down waits twice as long.
+const YIELD: Duration = Duration::from_secs(5);
+
+impl Step<'_> {
+    pub(super) fn elect(&mut self, cluster: &Cluster) -> Reason {
+        if matches!(self.view.guard, Guard::Armed { .. }) && !self.may_be_writable() {
+            self.act(Action::Disarm);
+        }
+        self.memory.handover = None;
+        if self.is_empty() {
+            return self.begin_empty(cluster);
+        }
+        if let Some(job) = self.view.job {
+            return Reason::Busy { kind: job.kind };
+        }
+        let request = cluster.failover.as_ref().map(|f| &f.value).filter(|f| f.scheduled_at.is_none());
+        if self.view.is_stopped() {
+            return self.start_before_election(cluster, request);
+        }
+        let Some(answer) = self.view.answer() else {
+            return Reason::Busy { kind: JobKind::StartReplica };
+        };
+        if let Some(reason) = self.stand_aside(request) {
+            return reason;
+        }
+        let chosen = request.and_then(|r| r.candidate.as_deref()) == Some(self.view.me.name.as_str());
+        if let Some(reason) = self.unfit(cluster, answer, chosen) {
+            return reason;
+        }
+        self.compete(cluster, answer, chosen)
+    }
+
+    /// A stopped server competes from recovery, so that its real position is known.
+    fn start_before_election(&mut self, cluster: &Cluster, request: Option<&Failover>) -> Reason {
+        if self.claimed_by_me(cluster) && self.lease_is_fresh() {
+            // Fresh from initdb: nobody else can have data.
+            self.act(Action::Acquire);
+            return Reason::Acquiring;
+        }
+        if let Some(reason) = self.stand_aside(request)
+            && !matches!(reason, Reason::NoFailoverTag)
+        {
+            return reason;
+        }
+        self.work(Action::StartReplica { upstream: None }, Reason::StartingReplica)
+    }
+
+    /// Whether others go first for now.
+    fn stand_aside(&mut self, request: Option<&Failover>) -> Option<Reason> {
+        let me = &self.view.me.name;
+        if self.view.me.nofailover {
+            return Some(Reason::NoFailoverTag);
+        }
+        let since = self.memory.leaderless_since.unwrap_or(self.now);
+        if let Some(r) = request {
+            let stepped_down = r.leader.as_ref() == Some(me);
+            let other = r.candidate.as_ref().is_some_and(|c| c != me);
+            let until = since + if stepped_down { 2 * YIELD } else { YIELD };
+            if (stepped_down || other) && self.now < until {
+                self.wake(until);
+                let to = r.candidate.clone().unwrap_or_else(|| "another member".to_owned());
+                return Some(Reason::YieldingTo { to });
+            }
+            if r.candidate.as_ref() == Some(me) {
+                return None;
+            }
+        }
+        if self.now < self.memory.abstain_until {
+            self.wake(self.memory.abstain_until);
+            return Some(Reason::Abstaining);
+        }
+        None
+    }
+
+    /// Why this node must not lead, whatever the others say.
+    fn unfit(&self, cluster: &Cluster, answer: &Answer, chosen: bool) -> Option<Reason> {
+        if !self.covered_by_sync(cluster, &self.view.me.name) {
+            let allowed = cluster.sync.as_ref().map(|s| {
+                let mut names = vec![s.value.leader.clone()];
+                names.extend(s.value.standbys.iter().cloned());
+                names.join(", ")
+            });
+            return Some(Reason::NotSynchronous { allowed: allowed.unwrap_or_default() });
+        }
+        let position = answer.position();
+        if let Some(line) = cluster.history.iter().find(|l| l.timeline == answer.timeline)
+            && position > line.lsn
+        {
+            return Some(Reason::HistoryDiverged { timeline: line.timeline, end: line.lsn });
+        }
+        let reached = cluster.history.last().map_or(0, |l| l.timeline + 1);
+        if self.view.settings.check_timeline && answer.timeline < reached {
+            return Some(Reason::BehindTimeline { mine: answer.timeline, theirs: reached });
+        }
+        let allowed = self.view.settings.maximum_lag_on_failover;
+        let lag = cluster.status.as_ref().map_or(0, |s| s.optime.bytes_since(position));
+        (lag > allowed && !chosen).then_some(Reason::TooFarBehind { lag, allowed })
+    }
+
+    /// Stops the receiver, compares positions, and reaches for the key.
+    fn compete(&mut self, cluster: &Cluster, answer: &Answer, chosen: bool) -> Reason {
+        if !self.lease_is_fresh() {
+            return Reason::NoLease;
+        }
+        if answer.in_recovery && (answer.upstream.is_some() || answer.receiver.is_some()) {
+            // Safety rule 4: a leader that wakes late must not collect this node's acknowledgement any more.
+            return self.work(Action::Follow { upstream: None }, Reason::StoppingReceiver);
+        }
+        let leaderless = self.memory.leaderless_since.unwrap_or(self.now);
+        let since = leaderless.max(self.now.before(FRESH));
+        let Some(round) = self.round_since(since) else {
+            return Reason::Election;
+        };
+        let patience = leaderless + (self.view.settings.ttl / 2).max(YIELD);
+        if !chosen
+            && self.now < patience
+            && let Some(reason) = self.better_peer(cluster, round, answer)
+        {
+            // Asked again at a fraction of the patience; whoever is ahead may be unable to reach the DCS.
+            self.wake((round.asked_at + FRESH).min(patience));
+            return reason;
+        }
+        self.act(Action::Acquire);
+        Reason::Acquiring
+    }
+
+    /// A member that should lead rather than this one.
+    fn better_peer(&self, cluster: &Cluster, round: &Round, answer: &Answer) -> Option<Reason> {
+        let ahead = |p: &Peer| (p.timeline, p.position) > (answer.timeline, answer.position());
+        for (name, peer) in &round.answers {
+            if peer.running && peer.primary {
+                return Some(Reason::PeerPrimary { peer: name.clone() });
+            }
+            if peer.running && !peer.nofailover && self.covered_by_sync(cluster, name) && ahead(peer) {
+                return Some(Reason::PeerAhead { peer: name.clone() });
+            }
+        }
+        None
+    }
+}

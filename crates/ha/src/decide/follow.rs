@@ -1,0 +1,98 @@
+//! Another member holds the leader key.
+
+use std::time::Duration;
+
+use super::Step;
+use super::bootstrap::is_primary;
+use crate::action::Action;
+use crate::cluster::{Cluster, Leader};
+use crate::local::{Answer, DataDir, Process};
+use crate::reason::Reason;
+use crate::view::{Guard, JobKind};
+
+/// How long a replica may be without a stream before its history is compared with the leader's.
+const DETACHED: Duration = Duration::from_secs(3);
+/// How long until it is compared again under the same leader.
+const CHECK_AGAIN: Duration = Duration::from_secs(30);
+
+impl Step<'_> {
+    pub(super) fn follow(&mut self, cluster: &Cluster, leader: &Leader) -> Reason {
+        if matches!(self.view.guard, Guard::Armed { .. }) {
+            // Not writable, or it had been fenced above: the guard has nothing to guard.
+            self.act(Action::Disarm);
+        }
+        if let Some(job) = self.view.job {
+            return Reason::Busy { kind: job.kind };
+        }
+        if self.view.wants.reinitialize && is_primary(cluster, &leader.name) && self.view.local.data != DataDir::Empty {
+            return self.work(Action::Wipe, Reason::Reinitializing);
+        }
+        if self.is_empty() {
+            return self.clone_from(cluster, leader);
+        }
+        match self.view.local.process {
+            Process::Stopped => self.start_following(cluster, leader),
+            Process::Running { .. } => match self.view.answer() {
+                Some(answer) => self.stay_attached(cluster, leader, answer),
+                None => Reason::Busy { kind: JobKind::StartReplica },
+            },
+            Process::Orphans => Reason::Orphans,
+        }
+    }
+
+    /// Starts a stopped server, after a look for divergence when it may have gone its own way.
+    fn start_following(&mut self, cluster: &Cluster, leader: &Leader) -> Reason {
+        self.memory.detached_since = None;
+        let upstream = Some(leader.name.clone());
+        let DataDir::Valid(control) = &self.view.local.data else {
+            return Reason::WaitingForPrimary { leader: leader.name.clone() };
+        };
+        let ahead = cluster.members.get(&leader.name).and_then(|m| m.timeline).is_some_and(|t| t != control.timeline);
+        let suspicious = !control.in_recovery || (ahead && self.rejoin_failed());
+        let checked = self.memory.rejoin.is_some_and(|(term, _)| term == leader.term) && !self.rejoin_failed();
+        if suspicious && !checked {
+            return self.check_history(cluster, leader);
+        }
+        self.work(Action::StartReplica { upstream }, Reason::StartingReplica)
+    }
+
+    fn rejoin_failed(&self) -> bool {
+        self.view.failed.as_ref().is_some_and(|f| f.kind == JobKind::Rejoin)
+    }
+
+    fn check_history(&mut self, cluster: &Cluster, leader: &Leader) -> Reason {
+        let name = leader.name.clone();
+        if !is_primary(cluster, &name) {
+            return Reason::WaitingForPrimary { leader: name };
+        }
+        let reason = self.work(Action::Rejoin { from: name.clone() }, Reason::CheckingHistory { leader: name });
+        if matches!(reason, Reason::CheckingHistory { .. }) {
+            self.memory.rejoin = Some((leader.term, self.now));
+        }
+        reason
+    }
+
+    /// Keeps a running replica attached to the leader.
+    fn stay_attached(&mut self, cluster: &Cluster, leader: &Leader, answer: &Answer) -> Reason {
+        if self.view.wants.restart {
+            return self.work(Action::Restart, Reason::Restarting);
+        }
+        let wanted = cluster.members.get(&leader.name).and_then(|m| m.host_port());
+        if answer.upstream != wanted && wanted.is_some() {
+            let upstream = Some(leader.name.clone());
+            return self.work(Action::Follow { upstream }, Reason::ChangingUpstream { leader: leader.name.clone() });
+        }
+        if answer.receiver.as_deref() == Some("streaming") {
+            self.memory.detached_since = None;
+            return Reason::Following { name: self.view.me.name.clone(), leader: leader.name.clone() };
+        }
+        let since = *self.memory.detached_since.get_or_insert(self.now);
+        let last = self.memory.rejoin.filter(|(term, _)| *term == leader.term).map(|(_, at)| at);
+        let due = last.map_or(since + DETACHED, |at| (at + CHECK_AGAIN).max(since + DETACHED));
+        if self.now >= due && is_primary(cluster, &leader.name) {
+            return self.check_history(cluster, leader);
+        }
+        self.wake(due);
+        Reason::NotStreaming { leader: leader.name.clone() }
+    }
+}

@@ -1,0 +1,145 @@
+//! A planned hand-over: a requested switchover or failover while this node leads, or its own departure.
+
+use super::Step;
+use crate::action::Action;
+use crate::cluster::{Cluster, Failover, Revisioned, Term};
+use crate::memory::Handover;
+use crate::reason::Reason;
+use crate::view::{JobKind, Round};
+
+impl Step<'_> {
+    /// Goes on with a hand-over, or begins one that was requested. `None` when there is nothing to hand over.
+    pub(super) fn hand_over(&mut self, cluster: &Cluster, term: Term) -> Option<Reason> {
+        let request = cluster.failover.as_ref().filter(|f| f.value.scheduled_at.is_none());
+        if self.memory.handover.as_ref().is_none_or(|h| h.term != term) {
+            self.memory.handover = None;
+            let request = request?;
+            if !self.is_for_me_to_obey(request) || self.view.answer().is_none_or(|a| a.in_recovery) {
+                return None;
+            }
+            self.begin_handover(term);
+        }
+        let handover = self.memory.handover.clone()?;
+        if handover.stopping {
+            return Some(self.finish_stop(term, &handover));
+        }
+        if handover.candidate.is_none() {
+            // A leader that leaves for good does so even when nobody can take over.
+            match self.choose_successor(cluster, request, &handover) {
+                Ok(name) => self.remember_candidate(name),
+                Err(reason) => return Some(reason),
+            }
+        }
+        Some(self.shut_down_for(cluster))
+    }
+
+    pub(super) fn begin_handover(&mut self, term: Term) {
+        let since = self.now;
+        self.memory.handover = Some(Handover { term, since, candidate: None, checkpointed: false, stopping: false });
+    }
+
+    fn remember_candidate(&mut self, name: String) {
+        if let Some(h) = &mut self.memory.handover {
+            h.candidate = Some(name);
+        }
+    }
+
+    /// Whether the request asks this node, as the leader, to step down.
+    fn is_for_me_to_obey(&self, request: &Revisioned<Failover>) -> bool {
+        let me = &self.view.me.name;
+        request.value.leader.as_ref().is_none_or(|l| l == me) && request.value.candidate.as_ref() != Some(me)
+    }
+
+    fn choose_successor(
+        &mut self,
+        cluster: &Cluster,
+        request: Option<&Revisioned<Failover>>,
+        handover: &Handover,
+    ) -> Result<String, Reason> {
+        let since = handover.since;
+        let Some(round) = self.round_since(since) else {
+            return Err(Reason::AskingPeers);
+        };
+        let named = request.and_then(|r| r.value.candidate.clone());
+        let found = match &named {
+            Some(name) => self.check_candidate(cluster, round, name).map(|()| name.clone()),
+            None => {
+                let allowed = self.view.settings.maximum_lag_on_failover;
+                self.successor(cluster, round, allowed).ok_or_else(|| "no healthy candidate answers".to_owned())
+            }
+        };
+        found.map_err(|why| {
+            if let Some(r) = request {
+                self.act(Action::ClearFailover { revision: r.revision });
+            }
+            self.memory.handover = None;
+            Reason::SwitchoverRefused { why }
+        })
+    }
+
+    /// Why a named candidate can't take over.
+    fn check_candidate(&self, cluster: &Cluster, round: &Round, name: &str) -> Result<(), String> {
+        let Some(peer) = round.answers.get(name) else {
+            return Err(format!("candidate {name} doesn't answer"));
+        };
+        let lag = self.memory.flushed.bytes_since(peer.position);
+        if !peer.running || peer.primary {
+            Err(format!("PostgreSQL of candidate {name} isn't a running replica"))
+        } else if peer.nofailover {
+            Err(format!("candidate {name} is tagged nofailover"))
+        } else if !self.covered_by_sync(cluster, name) {
+            Err(format!("candidate {name} isn't a synchronous standby"))
+        } else if lag > self.view.settings.maximum_lag_on_failover {
+            Err(format!("candidate {name} is {lag} bytes behind"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A checkpoint first, so that the shutdown's own is short; then the shutdown, which waits for the successor.
+    pub(super) fn shut_down_for(&mut self, cluster: &Cluster) -> Reason {
+        let Some(mut handover) = self.memory.handover.clone() else {
+            return Reason::Released;
+        };
+        let to = handover.candidate.clone().unwrap_or_else(|| "whoever is best".to_owned());
+        let reason = Reason::Switchover { to };
+        if let Some(job) = self.view.job {
+            return Reason::Busy { kind: job.kind };
+        }
+        if !handover.checkpointed {
+            handover.checkpointed = true;
+            self.memory.handover = Some(handover);
+            self.act(Action::Checkpoint);
+            return reason;
+        }
+        handover.stopping = true;
+        let mut wait_for: Vec<String> = handover.candidate.clone().into_iter().collect();
+        for name in cluster.sync.iter().flat_map(|s| &s.value.standbys) {
+            if !wait_for.contains(name) {
+                wait_for.push(name.clone());
+            }
+        }
+        self.memory.handover = Some(handover);
+        self.act(Action::Stop { wait_for: Some(wait_for) });
+        reason
+    }
+
+    /// The shutdown was ordered: release the key once every process is gone.
+    pub(super) fn finish_stop(&mut self, term: Term, handover: &Handover) -> Reason {
+        if self.view.is_doing(JobKind::Stop) {
+            let limit = self.view.settings.primary_stop_timeout;
+            let began = self.view.job.map_or(handover.since, |j| j.since);
+            if !limit.is_zero() && self.now >= began + limit {
+                return self.fence(Some(term), Reason::Switchover { to: "whoever is best".to_owned() });
+            }
+            if !limit.is_zero() {
+                self.wake(began + limit);
+            }
+            return Reason::Switchover { to: handover.candidate.clone().unwrap_or_default() };
+        }
+        if self.view.is_stopped() {
+            return self.release(term, Reason::Released);
+        }
+        self.fence(Some(term), Reason::Switchover { to: handover.candidate.clone().unwrap_or_default() })
+    }
+}

@@ -1,0 +1,204 @@
+//! This node holds the leader key.
+
+use std::time::Duration;
+
+use super::Step;
+use crate::action::Action;
+use crate::cluster::{Cluster, Leader, Term};
+use crate::local::{Answer, DataDir, Process, Sql};
+use crate::reason::Reason;
+use crate::view::{Guard, JobKind, Round};
+
+/// How fast crash recovery replays WAL, in bytes a second, for the estimate of how long it takes. Deliberately slow.
+const REPLAY_RATE: u64 = 32 << 20;
+
+impl Step<'_> {
+    pub(super) fn lead(&mut self, cluster: &Cluster, leader: &Leader) -> Reason {
+        let term = leader.term;
+        let Some(lease) = self.view.lease.filter(|l| l.id == leader.lease) else {
+            return Reason::NoLease;
+        };
+        let guard_refuses = matches!(self.view.guard, Guard::Fenced { term: t } if t >= term);
+        if self.memory.ended >= Some(term) || guard_refuses {
+            return self.release(term, Reason::TermEnded);
+        }
+        match self.view.guard {
+            Guard::Armed { term: armed, deadline } if armed == term => {
+                if deadline < lease.deadline {
+                    self.act(Action::Arm { term, deadline: lease.deadline });
+                }
+            }
+            _ => {
+                self.act(Action::Arm { term, deadline: lease.deadline });
+                if !self.may_be_writable() {
+                    return Reason::Arming;
+                }
+            }
+        }
+        if let Some(reason) = self.hand_over(cluster, term) {
+            return reason;
+        }
+        if let Some(answer) = self.view.answer().filter(|a| !a.in_recovery) {
+            return self.serve(cluster, term, answer);
+        }
+        self.bring_up(cluster, term)
+    }
+
+    /// Gives the leader key back once nothing of PostgreSQL can write.
+    pub(super) fn release(&mut self, term: Term, reason: Reason) -> Reason {
+        if self.may_be_writable() {
+            self.act(Action::Fence);
+            return reason;
+        }
+        if let Some(job) = self.view.job {
+            return Reason::Busy { kind: job.kind };
+        }
+        let position = match &self.view.local.data {
+            DataDir::Valid(c) if self.view.is_stopped() && c.clean && !c.in_recovery => Some(c.checkpoint),
+            _ => None,
+        };
+        self.memory.ended = self.memory.ended.max(Some(term));
+        self.memory.abstain_until = self.now + self.view.settings.ttl.max(Duration::from_secs(10));
+        self.act(Action::Release { term, position });
+        reason
+    }
+
+    /// The server is a running primary: keep the DCS, synchronous replication and requests served.
+    fn serve(&mut self, cluster: &Cluster, term: Term, answer: &Answer) -> Reason {
+        if let Some(since) = self.trouble_since() {
+            return self.unwell(cluster, term, since);
+        }
+        self.memory.unhealthy_since = None;
+        let initialized = cluster.initialize.as_deref().is_some_and(|s| !s.is_empty());
+        if !initialized {
+            self.act(Action::CompleteInitialize { system_identifier: answer.system_identifier.clone() });
+            return Reason::CompletingInitialize;
+        }
+        if let Some(f) = &cluster.failover
+            && f.value.scheduled_at.is_none()
+        {
+            // A request that named us, or whose old leader is gone, is fulfilled by our leading.
+            self.act(Action::ClearFailover { revision: f.revision });
+        }
+        if self.view.wants.restart && self.view.job.is_none() {
+            return self.work(Action::Restart, Reason::Restarting);
+        }
+        if let Some(reason) = self.synchronize(cluster, term, answer) {
+            return reason;
+        }
+        let known = cluster.status.as_ref().map(|s| s.optime);
+        if known != Some(answer.flushed) && self.now >= self.memory.optime_at + self.view.settings.loop_wait {
+            self.memory.optime_at = self.now;
+            self.act(Action::WriteOptime { term, position: answer.flushed });
+        }
+        Reason::Leading { name: self.view.me.name.clone() }
+    }
+
+    /// The server isn't a running primary yet, or not any more.
+    fn bring_up(&mut self, cluster: &Cluster, term: Term) -> Reason {
+        let standby = matches!(self.view.local.process, Process::Running { standby: true, .. })
+            && self.memory.writable != Some(term);
+        if let (true, Some(answer)) = (standby, self.view.answer()) {
+            return self.promote(cluster, term, answer);
+        }
+        if self.is_empty() && !self.view.is_doing(JobKind::Bootstrap) {
+            return self.release(term, Reason::WaitingForLeader);
+        }
+        if self.view.is_doing(JobKind::Restart) {
+            return Reason::Restarting;
+        }
+        let since = *self.memory.unhealthy_since.get_or_insert(self.now);
+        if let Some(reason) = self.give_up_after(cluster, term, since) {
+            return reason;
+        }
+        if self.view.is_stopped() && self.view.job.is_none() {
+            return match &self.view.local.data {
+                DataDir::Valid(c) if !c.in_recovery => {
+                    self.memory.writable = Some(term);
+                    self.work(Action::StartPrimary { term }, Reason::Starting)
+                }
+                _ => self.work(Action::StartReplica { upstream: None }, Reason::StartingReplica),
+            };
+        }
+        Reason::Recovering { seconds: (self.now - since).as_secs() }
+    }
+
+    /// A standby that holds the leader key becomes the primary.
+    pub(super) fn promote(&mut self, cluster: &Cluster, term: Term, answer: &Answer) -> Reason {
+        if !self.lease_is_fresh() {
+            return Reason::NoLease;
+        }
+        if let Some(reason) = self.prepare_sync(cluster, term, answer) {
+            return reason;
+        }
+        let reason = self.work(Action::Promote { term }, Reason::Promoting);
+        if reason == Reason::Promoting {
+            self.memory.writable = Some(term);
+        }
+        reason
+    }
+
+    /// Since when a server that runs doesn't do its work: refuses connections, or its storage hangs.
+    fn trouble_since(&self) -> Option<crate::time::Tick> {
+        let l = &self.view.local;
+        [l.refusing_since, l.storage_stuck_since].into_iter().flatten().min()
+    }
+
+    /// A gray failure of a primary: reported at once, acted on within primary_start_timeout.
+    fn unwell(&mut self, cluster: &Cluster, term: Term, since: crate::time::Tick) -> Reason {
+        let since = *self.memory.unhealthy_since.get_or_insert(since);
+        match self.give_up_after(cluster, term, since) {
+            Some(reason) => reason,
+            None => Reason::Recovering { seconds: (self.now - since).as_secs() },
+        }
+    }
+
+    /// Safety rule 9: hands over when the server takes too long and another member can take over.
+    fn give_up_after(&mut self, cluster: &Cluster, term: Term, since: crate::time::Tick) -> Option<Reason> {
+        let waited = self.now - since;
+        let limit = self.view.settings.primary_start_timeout;
+        let crashed = !matches!(self.view.local.sql, Sql::Up(_) | Sql::Silent(_));
+        let estimate = Duration::from_secs(1) + Duration::from_secs(self.memory.to_replay / REPLAY_RATE);
+        let soft = if crashed { estimate.min(limit) } else { limit };
+        if waited < soft {
+            self.wake(since + soft);
+            return None;
+        }
+        let fresh = since.max(self.now.before(Duration::from_secs(1)));
+        let round = self.round_since(fresh)?;
+        let behind = if waited >= limit { self.view.settings.maximum_lag_on_failover } else { 0 };
+        let seconds = waited.as_secs();
+        match self.successor(cluster, round, behind) {
+            Some(to) => {
+                let reason = Reason::HandingOver { to, seconds };
+                Some(if self.view.is_stopped() { self.release(term, reason) } else { self.fence(Some(term), reason) })
+            }
+            None => {
+                self.wake(self.now + Duration::from_secs(1));
+                let idle = self.view.is_stopped() && self.view.job.is_none();
+                (!idle).then_some(Reason::NobodyToHandTo { seconds })
+            }
+        }
+    }
+
+    /// The best running replica at most `behind` bytes behind what this node last flushed.
+    pub(super) fn successor(&self, cluster: &Cluster, round: &Round, behind: u64) -> Option<String> {
+        let mut best: Option<(&String, crate::lsn::Lsn)> = None;
+        for (name, peer) in &round.answers {
+            let covered = self.covered_by_sync(cluster, name);
+            let near = self.memory.flushed.bytes_since(peer.position) <= behind || (covered && cluster.sync.is_some());
+            if !peer.running || peer.primary || peer.nofailover || !covered || !near {
+                continue;
+            }
+            if best.is_none_or(|(_, position)| peer.position > position) {
+                best = Some((name, peer.position));
+            }
+        }
+        best.map(|(name, _)| name.clone())
+    }
+
+    /// Whether the `sync` key allows this member to lead.
+    pub(super) fn covered_by_sync(&self, cluster: &Cluster, name: &str) -> bool {
+        cluster.sync.as_ref().is_none_or(|s| s.value.covers(name))
+    }
+}

@@ -1,0 +1,56 @@
+//! What a node remembers from one decision to the next. Lost when the agent restarts: nothing here may be needed for
+//! safety beyond what the DCS, the guard and PostgreSQL say themselves.
+
+use crate::cluster::Term;
+use crate::lsn::Lsn;
+use crate::time::Tick;
+
+/// What a node remembers from one decision to the next.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Memory {
+    /// A start as primary or a promotion was ordered under this term, and PostgreSQL hasn't been seen stopped since.
+    pub writable: Option<Term>,
+    /// The last term that ended with PostgreSQL killed or shut down for a hand-over. It is never served again.
+    pub ended: Option<Term>,
+    /// The last position known to be flushed on this node as primary.
+    pub flushed: Lsn,
+    /// How much WAL a crash would have to replay, in bytes, as last known.
+    pub to_replay: u64,
+    /// When the last renewal was ordered.
+    pub renewed_at: Tick,
+    /// Since when the leader key is absent.
+    pub leaderless_since: Option<Tick>,
+    /// Until when this node leaves the leader key to others.
+    pub abstain_until: Tick,
+    /// Since when PostgreSQL doesn't serve although this node leads.
+    pub unhealthy_since: Option<Tick>,
+    /// Since when a writable server has had no armed guard.
+    pub unguarded_since: Option<Tick>,
+    /// A hand-over under way.
+    pub handover: Option<Handover>,
+    /// When the last look for divergence began, and for which term.
+    pub rejoin: Option<(Term, Tick)>,
+    /// Since when the replica isn't streaming.
+    pub detached_since: Option<Tick>,
+    /// Synchronous replication: the setting in force, and the flush position read after it came into force.
+    pub sync_mark: Option<(String, Lsn)>,
+    /// Since when no standby can be synchronous.
+    pub no_standby_since: Option<Tick>,
+    /// When `status` was last ordered to be written.
+    pub optime_at: Tick,
+}
+
+/// A planned hand-over of leadership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handover {
+    /// The term being given up.
+    pub term: Term,
+    /// Since when.
+    pub since: Tick,
+    /// The chosen successor, once known.
+    pub candidate: Option<String>,
+    /// The checkpoint ahead of the shutdown was ordered.
+    pub checkpointed: bool,
+    /// The shutdown was ordered.
+    pub stopping: bool,
+}
