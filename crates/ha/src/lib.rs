@@ -8,6 +8,7 @@ pub mod command;
 pub mod decide;
 pub mod local;
 pub mod lsn;
+pub mod members;
 pub mod memory;
 pub mod reason;
 pub mod settings;

@@ -85,3 +85,4 @@ impl Settings {
 }
 
 mod parse;
+pub use parse::{bool as parse_bool, bytes as parse_bytes, duration as parse_duration};

@@ -48,7 +48,8 @@ impl Reader<'_> {
     }
 }
 
-fn bool(value: &Value) -> Option<bool> {
+/// A boolean, or one of the words that Patroni takes for one (`on`, `no`, `1`).
+pub fn bool(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(b) => Some(*b),
         Value::String(s) => match s.to_ascii_lowercase().as_str() {
@@ -74,7 +75,7 @@ fn integer(value: &Value) -> Option<i64> {
 }
 
 /// Seconds as a number, or PostgreSQL's time units (`30s`, `5min`, `500ms`, `1h`, `1d`).
-fn duration(value: &Value) -> Option<Duration> {
+pub fn duration(value: &Value) -> Option<Duration> {
     if let Some(n) = integer(value) {
         return u64::try_from(n).ok().map(Duration::from_secs);
     }
@@ -91,7 +92,7 @@ fn duration(value: &Value) -> Option<Duration> {
 }
 
 /// Bytes as a number, or PostgreSQL's memory units (`10MB`).
-pub(crate) fn bytes(value: &Value) -> Option<u64> {
+pub fn bytes(value: &Value) -> Option<u64> {
     if let Some(n) = integer(value) {
         return u64::try_from(n).ok();
     }
