@@ -1,8 +1,19 @@
 //! The distributed configuration store: one trait over etcd, an embedded SQLite file and memory. What the keys mean is
 //! in [`layout`]; what is done about them is in the `ha` crate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+pub mod continuity;
+pub mod embedded;
+pub mod etcd;
+pub mod layout;
+pub mod memory;
+
+pub use continuity::Continuity;
+pub use embedded::Embedded;
+pub use etcd::Etcd;
+pub use memory::Memory;
 
 /// A cluster's key-value store. All keys are relative to the cluster's prefix (`/service/<scope>/`), such as `leader`
 /// or `members/pg1`.
@@ -23,7 +34,8 @@ pub trait Dcs: Send + Sync + 'static {
 
     /// One atomic transaction: when every condition holds, all writes are done. `Ok(None)` means that a condition
     /// failed and nothing was written; `Ok(Some(revision))` is the revision of the writes. [`Error::Unknown`] means
-    /// that it may or may not have been done, now or later.
+    /// that it may or may not have been done, now or later; [`Error::LeaseGone`] that a write names a lease that has
+    /// ended, and nothing was written. No key may be written twice.
     async fn commit(&self, conditions: &[Condition], writes: &[Write]) -> Result<Option<i64>, Error>;
 
     /// Calls that return once something under the prefix has changed after `revision`, or with an error when changes
@@ -108,4 +120,16 @@ pub enum Error {
     /// The store is damaged or answers nonsense.
     #[error("the DCS answers something unexpected: {0}")]
     Protocol(String),
+}
+
+/// Refuses transactions that write a key twice, as etcd does.
+fn check_writes(writes: &[Write]) -> Result<(), Error> {
+    let mut keys = BTreeSet::new();
+    for write in writes {
+        let (Write::Put { key, .. } | Write::Delete(key)) = write;
+        if !keys.insert(key) {
+            return Err(Error::Protocol(format!("one transaction writes the key {key} twice")));
+        }
+    }
+    Ok(())
 }
