@@ -119,6 +119,10 @@ fn validate(layers: Layers, merged: Value, role: Role) -> Result<Loaded, Faults>
     for (name, reason) in dynamic::without_effect(&config.postgresql.parameters) {
         warnings.push(located(&places, &format!("postgresql.parameters.{name}"), reason.to_owned()));
     }
+    faults.sort_by_key(|fault| match fault.place {
+        Some(Place::File { line, .. }) => line,
+        _ => 0,
+    });
     if faults.is_empty() { Ok(Loaded { config, warnings }) } else { Err(Faults(faults)) }
 }
 

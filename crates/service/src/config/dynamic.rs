@@ -120,7 +120,7 @@ pub fn check(dynamic: &Value) -> Checked {
 pub fn effective(config: &Config, dynamic: &Value) -> Effective {
     let shared = dynamic.get("postgresql").unwrap_or(&Value::Null);
     let mut merged = dynamic.clone();
-    let local = config.merged.get("postgresql").and_then(Value::as_object);
+    let local = config.merged.0.get("postgresql").and_then(Value::as_object);
     for key in
         ["use_pg_rewind", "remove_data_directory_on_rewind_failure", "remove_data_directory_on_diverged_timelines"]
     {

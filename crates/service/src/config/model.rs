@@ -35,7 +35,7 @@ pub struct Config {
     /// Tags of this member, published as they are.
     pub tags: Map<String, Value>,
     /// All layers merged, as read. For `--print-config` and for finding what a reload changed.
-    pub(super) merged: Value,
+    pub(super) merged: Merged,
 }
 
 /// A text that must not be shown. `Debug` prints stars.
@@ -359,4 +359,14 @@ pub enum WatchdogMode {
     Automatic,
     /// A node without it can't be leader.
     Required,
+}
+
+/// The merged layers. `Debug` shows nothing of them, because there are secrets inside.
+#[derive(Clone, PartialEq, Default)]
+pub(super) struct Merged(pub(super) Value);
+
+impl fmt::Debug for Merged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(merged layers)")
+    }
 }

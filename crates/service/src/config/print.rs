@@ -11,7 +11,7 @@ const MASK: &str = "********";
 
 /// The merged configuration as YAML, secrets masked.
 pub fn print_config(config: &Config) -> String {
-    let mut shown = config.merged.clone();
+    let mut shown = config.merged.0.clone();
     mask(&mut shown, "");
     serde_yaml_ng::to_string(&shown).unwrap_or_else(|e| format!("# can't be shown: {e}\n"))
 }
@@ -20,7 +20,7 @@ pub fn print_config(config: &Config) -> String {
 pub fn changes(old: &Config, new: &Config) -> Vec<String> {
     let flat = |config: &Config| {
         let mut flat = BTreeMap::new();
-        flatten(&config.merged, String::new(), &mut flat);
+        flatten(&config.merged.0, String::new(), &mut flat);
         flat
     };
     let (old, new) = (flat(old), flat(new));

@@ -28,7 +28,7 @@ pub(super) fn config(r: &mut Reader<'_>, role: Role, merged: &Value) -> Config {
         log: log(r),
         watchdog: watchdog(r),
         tags: r.get("tags").and_then(Value::as_object).cloned().unwrap_or_default(),
-        merged: merged.clone(),
+        merged: Merged(merged.clone()),
     }
 }
 

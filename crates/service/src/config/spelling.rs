@@ -99,11 +99,11 @@ fn elsewhere(key: &str, table: Table) -> Option<String> {
         return None;
     }
     let ends = |path: &str| path.rsplit('.').next() == Some(key);
-    if std::ptr::eq(table, known::LOCAL) {
+    if known::lookup(table, "bootstrap.dcs").is_some() {
         if known::children(known::DYNAMIC, "").contains(&key) {
             return Some(format!("bootstrap.dcs.{key}"));
         }
-        let mut found = known::LOCAL.iter().filter(|(path, _)| ends(path));
+        let mut found = table.iter().filter(|(path, _)| ends(path));
         let first = found.next()?;
         return found.next().is_none().then(|| first.0.to_owned());
     }

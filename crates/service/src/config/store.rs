@@ -84,12 +84,15 @@ fn endpoints(r: &mut Reader<'_>, section: &str) -> Vec<String> {
 
 fn hosts(r: &mut Reader<'_>, path: &str) -> Option<Vec<String>> {
     let list = match r.get(path)? {
-        // Patroni takes a text in YAML's list form without brackets too: `'a:1', 'b:2'`.
-        Value::String(text) => vec![text.clone()],
+        // Patroni takes a text in YAML's list form too, with or without the brackets: `'a:1', 'b:2'`.
+        Value::String(text) => {
+            let bare = text.trim().strip_prefix("['").and_then(|t| t.strip_suffix("']"));
+            vec![bare.unwrap_or(text).to_owned()]
+        }
         _ => r.list(path)?,
     };
     let split = list.iter().flat_map(|text| text.split(','));
-    let clean = split.map(|text| text.trim().trim_matches(['\'', '"', '[', ']']).to_owned());
+    let clean = split.map(|text| text.trim().trim_matches(['\'', '"']).to_owned());
     Some(clean.filter(|text| !text.is_empty()).collect())
 }
 
