@@ -68,10 +68,13 @@ impl Service {
     fn authorize<T>(&self, request: &Request<T>) -> Result<(String, String), tonic::Status> {
         let unknown = Peer::default();
         let peer = request.extensions().get::<Peer>().unwrap_or(&unknown);
-        let header = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
+        let header = request.metadata().get("authorization").map(|v| v.to_str().unwrap_or_default());
         let cluster = self.status().cluster.clone();
         let access = self.access.borrow().clone();
-        let who = access.check(peer, header, cluster.as_deref()).map_err(convert::denied)?;
+        let who = access.check(peer, header, cluster.as_deref()).map_err(|denied| {
+            tracing::info!("Refused an order of {} over gRPC: {}", peer.address_text(), denied.message());
+            convert::denied(denied)
+        })?;
         Ok((who, format!("{} over gRPC", peer.address_text())))
     }
 
