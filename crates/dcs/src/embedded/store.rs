@@ -3,7 +3,7 @@
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::time::{ClockId, clock_gettime};
@@ -51,29 +51,29 @@ impl Store {
         let options = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = options.map_err(fault)?;
         let metadata = file.metadata().map_err(fault)?;
-        if metadata.permissions().mode() & 0o077 != 0 {
-            std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(fault)?;
-        }
         let connection = Connection::open(path).map_err(|e| not_written(path, &e))?;
         let file = (metadata.dev(), metadata.ino());
         let mut store = Store { connection, boot: boot.to_owned(), path: path.to_owned(), file };
-        store.prepare().map_err(|e| not_written(path, &e))?;
-        let version: i64 = store.query("PRAGMA user_version")?;
+        let version = store.prepare().map_err(|e| not_written(path, &e))?;
         if version != VERSION {
-            let path = path.display();
-            return Err(Error::Refused(format!("{path} was written by another version of pgherd (format {version})")));
+            let what = if version == 0 { "is no store of pgherd" } else { "was written by another version of pgherd" };
+            return Err(Error::Refused(format!("{} {what}: name another file", path.display())));
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(fault)?;
         }
         Ok(store)
     }
 
-    fn prepare(&mut self) -> rusqlite::Result<()> {
+    /// Creates the tables in an empty file. Returns the version of the tables, 0 for somebody else's.
+    fn prepare(&mut self) -> rusqlite::Result<i64> {
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
         self.connection.pragma_update(None, "synchronous", "FULL")?;
-        let version: i64 = self.connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-        if version != 0 {
-            return Ok(());
+        let (version, empty) = kind(&self.connection)?;
+        if version != 0 || !empty {
+            return Ok(version);
         }
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         // SQLite doesn't wait for others when it changes the journal mode.
         while let Err(e) = self.connection.pragma_update(None, "journal_mode", "WAL") {
             if e.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) || begun.elapsed() > BUSY_TIMEOUT {
@@ -82,15 +82,11 @@ impl Store {
             std::thread::sleep(Duration::from_millis(10));
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let version: i64 = transaction.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-        if version == 0 {
+        if kind(&transaction)? == (0, true) {
             transaction.execute_batch(TABLES)?;
         }
-        transaction.commit()
-    }
-
-    fn query(&self, sql: &str) -> Result<i64, Error> {
-        self.connection.query_row(sql, [], |r| r.get(0)).map_err(|e| not_written(&self.path, &e))
+        transaction.commit()?;
+        kind(&self.connection).map(|(version, _)| version)
     }
 
     /// A deleted or replaced file would split the cluster in two: some would go on with the old one.
@@ -250,6 +246,12 @@ fn not_written(path: &Path, e: &rusqlite::Error) -> Error {
         }
         _ => Error::Unavailable(format!("{path}: {e}")),
     }
+}
+
+/// Version of the tables and whether there are none, at one moment.
+fn kind(connection: &Connection) -> rusqlite::Result<(i64, bool)> {
+    let sql = "SELECT user_version, NOT EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version";
+    connection.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?)))
 }
 
 fn now() -> i64 {
