@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Signal {
     pub(super) fn open(store: &Path) -> Result<Signal, Error> {
         let fault = |e: std::io::Error| Error::Lost(format!("can't watch {} for changes: {e}", store.display()));
         let sidecar = sidecar(store);
-        open(&sidecar).map_err(fault)?;
+        open(store, &sidecar).map_err(fault)?;
         let inotify = Inotify::init().map_err(fault)?;
         inotify.watches().add(&sidecar, WatchMask::MODIFY | WatchMask::DELETE_SELF).map_err(fault)?;
         Ok(Signal { events: inotify.into_event_stream([0; 1024]).map_err(fault)? })
@@ -49,7 +49,7 @@ impl Signal {
 
 /// Wakes everybody who waits. Waiters look by themselves too, so a failure only costs time.
 pub(super) fn announce(store: &Path) {
-    let touched = open(&sidecar(store)).and_then(|mut file| file.write_all(b"."));
+    let touched = open(store, &sidecar(store)).and_then(|mut file| file.write_all(b"."));
     if let Err(e) = touched {
         tracing::warn!("can't announce a change beside {}: {e}", store.display());
     }
@@ -61,7 +61,13 @@ fn sidecar(store: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Each announcement overwrites the one byte at the beginning.
-fn open(sidecar: &Path) -> std::io::Result<File> {
-    File::options().write(true).create(true).truncate(false).mode(0o600).open(sidecar)
+/// Each announcement overwrites the one byte at the beginning. The file belongs to the store's owner, also where root
+/// is the first to announce something.
+fn open(store: &Path, sidecar: &Path) -> std::io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(sidecar)?;
+    let (owner, mine) = (std::fs::metadata(store)?, file.metadata()?);
+    if (owner.uid(), owner.gid()) != (mine.uid(), mine.gid()) {
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(file)
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, ConnectOptions, TlsOptions};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::transport::{Certificate, Identity};
 
@@ -49,7 +49,8 @@ struct Member {
 pub(super) struct Members {
     list: Vec<Member>,
     user: Option<(String, String)>,
-    preferred: AtomicUsize,
+    /// Position of the member in use.
+    preferred: watch::Sender<usize>,
     answered: Mutex<Option<Instant>>,
     timeout: Duration,
     attempt: Duration,
@@ -77,7 +78,7 @@ impl Members {
         Ok(Members {
             list,
             user,
-            preferred: AtomicUsize::new(0),
+            preferred: watch::Sender::new(0),
             answered: Mutex::default(),
             timeout: options.timeout,
             attempt,
@@ -126,7 +127,7 @@ impl Members {
         let begun = Instant::now();
         let mut failures = Failures::default();
         loop {
-            let index = self.preferred.load(Ordering::Relaxed);
+            let index = *self.preferred.borrow();
             let left = limit.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return Err(failures.conclusion(self, effect));
@@ -197,6 +198,14 @@ impl Members {
         Ok(Link { index, client })
     }
 
+    /// Returns when this member is no longer the one in use.
+    pub(super) async fn turned_from(&self, index: usize) {
+        let mut preferred = self.preferred.subscribe();
+        if preferred.wait_for(|p| *p != index).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Closes the connection once nobody uses it; the next request opens another.
     fn forget(&self, index: usize) {
         self.list[index].client.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -205,9 +214,12 @@ impl Members {
     /// Turns to the next member, unless another request has already.
     pub(super) fn turn_from(&self, index: usize) {
         self.forget(index);
-        let next = (index + 1) % self.list.len();
-        let turned = self.preferred.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
-        if turned.is_ok() {
+        let turned = self.preferred.send_if_modified(|preferred| {
+            let mine = *preferred == index;
+            *preferred = if mine { (index + 1) % self.list.len() } else { *preferred };
+            mine && self.list.len() > 1
+        });
+        if turned {
             *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }

@@ -10,7 +10,7 @@ use super::members::{Effect, Link, Members};
 use crate::Error;
 
 /// After this long without a message the member is asked for a sign of life.
-const QUIET: Duration = Duration::from_secs(3);
+const QUIET: Duration = Duration::from_secs(2);
 /// Pause before a stream that failed is replaced.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -44,10 +44,16 @@ pub(super) async fn follow(
             return Ok(());
         }
         let watch = kept.insert(watch);
-        match watch.next(members.attempt()).await {
+        let index = watch.index;
+        let next = tokio::select! {
+            biased;
+            next = watch.next(members.attempt()) => next,
+            // Another request found the member dead.
+            () = members.turned_from(index) => Err(Fault::Unclear("another member is in use".to_owned())),
+        };
+        match next {
             Ok(()) => {}
             Err(fault) => {
-                let index = watch.index;
                 *kept = None;
                 match fault {
                     Fault::Final(error) => return Err(error),
