@@ -39,7 +39,8 @@ pub fn routes(
     let clock: Clock = Arc::new(clock);
     let health = liveness::Liveness::new(status.clone(), clock.clone());
     let service = Service { access: options.access, status, clock, orders };
-    Routes::new(ControlServer::new(service)).add_service(tonic_health::pb::health_server::HealthServer::new(health))
+    let health = tonic_health::pb::health_server::HealthServer::new(health);
+    Routes::new(ControlServer::new(service)).add_service(health).prepare()
 }
 
 /// A reading of CLOCK_BOOTTIME.
