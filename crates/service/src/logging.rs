@@ -14,6 +14,7 @@ use tracing_subscriber::registry::{LookupSpan, Registry};
 use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use crate::config::{Level, Log};
+use crate::tasks::panic_text;
 use format::{Format, Record};
 use output::{Queue, Rotating};
 
@@ -57,8 +58,7 @@ pub fn init(log: &Log, program: &'static str) -> Result<Logging, Error> {
     tracing::subscriber::set_global_default(subscriber).map_err(|e| Error::Start(e.to_string()))?;
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map_or(String::new(), |at| format!(" at {at}"));
-        let payload = info.payload_as_str().unwrap_or("no message");
-        tracing::error!("a thread panicked{place}: {payload}");
+        tracing::error!("a thread panicked{place}: {}", panic_text(info.payload()));
     }));
     Ok(logging)
 }

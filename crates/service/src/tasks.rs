@@ -1,13 +1,14 @@
 //! A set of supervised tasks: they stop together, and one that ends by itself ends them all. What the tasks do is not
 //! here.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::task::{AbortHandle, JoinError};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -127,7 +128,7 @@ impl Tasks {
         self.tracker.spawn(async move {
             let ended = match handle.await {
                 Ok(ended) => ended,
-                Err(e) if e.is_panic() => Some(Ended::Panicked(panic_text(e))),
+                Err(e) if e.is_panic() => Some(Ended::Panicked(panic_text(e.into_panic().as_ref()))),
                 Err(_) => None,
             };
             tasks.ended(id, name, ended);
@@ -181,8 +182,8 @@ impl Tasks {
     }
 }
 
-fn panic_text(error: JoinError) -> String {
-    let payload = error.into_panic();
+/// The message of a panic.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
