@@ -1,0 +1,57 @@
+//! SQL to one node, straight to its PostgreSQL.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+/// The superuser's password in the seed.
+pub const PASSWORD: &str = "otus";
+
+/// Longest wait for one query.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How to connect as the superuser.
+pub fn config(address: Ipv4Addr, database: &str) -> Config {
+    let mut config = Config::new();
+    config.host(address.to_string()).port(5432).user("postgres").password(PASSWORD).dbname(database);
+    config.connect_timeout(Duration::from_secs(5)).tcp_user_timeout(Duration::from_secs(10));
+    config
+}
+
+/// A connection; the task that drives it ends with the client.
+pub async fn connect(address: Ipv4Addr, database: &str) -> Result<Client> {
+    let config = config(address, database);
+    let connecting = config.connect(NoTls);
+    let (client, connection) = tokio::time::timeout(Duration::from_secs(10), connecting)
+        .await
+        .map_err(|_| anyhow!("no answer from PostgreSQL"))?
+        .with_context(|| format!("connect to PostgreSQL at {address}"))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Runs a query and returns its rows as text; NULL is the empty text.
+pub async fn query(address: Ipv4Addr, database: &str, query: &str) -> Result<Vec<Vec<String>>> {
+    let client = connect(address, database).await?;
+    let messages = tokio::time::timeout(TIMEOUT, client.simple_query(query))
+        .await
+        .map_err(|_| anyhow!("no answer within {} s", TIMEOUT.as_secs()))
+        .and_then(|r| r.map_err(|e| anyhow!(message(&e))))
+        .with_context(|| format!("{query:?} at {address}"))?;
+    Ok(messages
+        .iter()
+        .filter_map(|m| match m {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|i| row.get(i).unwrap_or_default().to_owned()).collect())
+            }
+            _ => None,
+        })
+        .collect())
+}
+
+/// The server's message where there is one.
+pub fn message(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned())
+}
