@@ -1,0 +1,54 @@
+//! Promotion and checkpoints of the local server.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::sleep;
+
+use crate::connection::{STATEMENT_LIMIT, rows, text};
+use crate::error::Error;
+use crate::files::write_atomic;
+use crate::instance::Instance;
+
+/// How often a promotion is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+impl Instance {
+    /// Promotes a standby and returns once it takes writes. Without a bound in time: that is the caller's. On a primary
+    /// it does nothing.
+    pub async fn promote(&self) -> Result<(), Error> {
+        let postmaster = self.0.alive().ok_or(Error::NotRunning)?;
+        // Connected first: the connection is then there when the answer changes.
+        let client = self.0.connect().await?;
+        if !in_recovery(&client).await? {
+            postmaster.set_standby(false);
+            return Ok(());
+        }
+        // What pg_promote() does inside the server (PostgreSQL 12+, xlogfuncs.c), without its polling.
+        self.blocking(|own| write_atomic(&own.0.data_dir().join("promote"), "", own.0.user())).await?;
+        postmaster.signal(Signal::USR1).map_err(|e| Error::io("signal PostgreSQL to promote", e))?;
+        loop {
+            if !postmaster.alive() {
+                return Err(Error::NotRunning);
+            }
+            if !in_recovery(&client).await? {
+                postmaster.set_standby(false);
+                return Ok(());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Writes a checkpoint; on a replica a restart point. Without a bound in time.
+    pub async fn checkpoint(&self) -> Result<(), Error> {
+        let client = self.0.connect().await?;
+        rows(&client, "write a checkpoint", "CHECKPOINT", Duration::MAX).await?;
+        Ok(())
+    }
+}
+
+async fn in_recovery(client: &tokio_postgres::Client) -> Result<bool, Error> {
+    let rows =
+        rows(client, "ask whether PostgreSQL is in recovery", "SELECT pg_is_in_recovery()", STATEMENT_LIMIT).await?;
+    Ok(rows.first().is_none_or(|r| text(r, 0) == "t"))
+}

@@ -1,0 +1,145 @@
+//! Watches the storage under the data directory: a small synced write in a thread of its own, which may hang as long as
+//! the storage does without anything else hanging.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ha::Tick;
+
+use crate::clock::now;
+use crate::files::{STORAGE_CHECK, write_atomic};
+use crate::programs::User;
+
+/// A write that takes longer than this counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Default, Clone)]
+struct State {
+    /// When the write under way began.
+    began: Option<Tick>,
+    /// When the last write ended.
+    ended: Option<Tick>,
+    /// Why the last one failed.
+    failure: Option<String>,
+}
+
+/// Handle of the checking thread, which ends with it.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    ask: SyncSender<()>,
+    state: Arc<Mutex<State>>,
+    every: Duration,
+}
+
+impl Storage {
+    pub(crate) fn new(data_dir: &Path, user: Option<User>, every: Duration) -> std::io::Result<Storage> {
+        let (ask, asked) = sync_channel(1);
+        let state = Arc::new(Mutex::new(State::default()));
+        let (shared, dir) = (state.clone(), data_dir.to_owned());
+        std::thread::Builder::new().name("storage-check".into()).spawn(move || check(&asked, &shared, &dir, user))?;
+        Ok(Storage { ask, state, every })
+    }
+
+    /// Begins a write unless one is under way or the last one is recent. Never blocks.
+    pub(crate) fn ask(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = state.ended.is_none_or(|t| now().since(t) >= self.every);
+        if state.began.is_none() && due {
+            match self.ask.try_send(()) {
+                Ok(()) => state.began = Some(now()),
+                Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
+            }
+        }
+    }
+
+    /// Since when a write hasn't come back.
+    pub(crate) fn stuck_since(&self) -> Option<Tick> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.began.filter(|t| now().since(*t) >= PATIENCE)
+    }
+
+    /// Why the last write failed, for people.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).failure.clone()
+    }
+}
+
+fn check(asked: &Receiver<()>, state: &Mutex<State>, dir: &Path, user: Option<User>) {
+    while asked.recv().is_ok() {
+        let outcome = write_once(dir, user.as_ref());
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.began = None;
+        state.ended = Some(now());
+        state.failure = outcome.err().map(|e| explain(&e, dir));
+    }
+}
+
+/// One small synced write; nothing where there is no cluster.
+fn write_once(dir: &Path, user: Option<&User>) -> std::io::Result<()> {
+    if !dir.join("PG_VERSION").exists() {
+        return Ok(());
+    }
+    let path: PathBuf = dir.join(STORAGE_CHECK);
+    if !path.exists() {
+        write_atomic(&path, "pgherd checks here that the storage answers.\n", user).map_err(std::io::Error::other)?;
+    }
+    let mut file: File = OpenOptions::new().write(true).open(&path)?;
+    file.seek(SeekFrom::Start(64))?;
+    file.write_all(format!("{:>24}\n", now().0).as_bytes())?;
+    file.sync_data()
+}
+
+fn explain(e: &std::io::Error, dir: &Path) -> String {
+    let dir = dir.display();
+    match e.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            format!("no space left on the storage of {dir}: free some")
+        }
+        std::io::ErrorKind::ReadOnlyFilesystem => format!("the storage of {dir} has become read-only: check the disk"),
+        _ => format!("the storage of {dir} refuses a small write: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait_until(what: impl Fn() -> bool) {
+        let began = now();
+        while !what() {
+            assert!(now().since(began) < Duration::from_secs(10));
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_working_disk_is_neither_stuck_nor_in_trouble() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("PG_VERSION"), "15").unwrap();
+        let storage = Storage::new(dir.path(), None, Duration::ZERO).unwrap();
+        storage.ask();
+        wait_until(|| dir.path().join(STORAGE_CHECK).exists() && storage.state.lock().unwrap().ended.is_some());
+        assert_eq!((storage.stuck_since(), storage.failure()), (None, None));
+    }
+
+    #[test]
+    fn a_write_that_hangs_is_seen_and_one_that_fails_is_explained() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("PG_VERSION"), "15").unwrap();
+        let fifo = dir.path().join(STORAGE_CHECK);
+        // Opening a FIFO for writing blocks until someone reads it, as hung storage does.
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let storage = Storage::new(dir.path(), None, Duration::ZERO).unwrap();
+        storage.ask();
+        wait_until(|| storage.stuck_since().is_some());
+        let reader = File::open(&fifo).unwrap();
+        wait_until(|| storage.stuck_since().is_none());
+        drop(reader);
+        assert!(storage.failure().is_some(), "a FIFO can't be positioned");
+        assert!(explain(&std::io::Error::from_raw_os_error(28), dir.path()).contains("no space left"));
+    }
+}
