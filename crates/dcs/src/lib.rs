@@ -29,7 +29,8 @@ pub trait Dcs: Send + Sync + 'static {
     /// lease has ended.
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), Error>;
 
-    /// Ends a lease and deletes the keys on it. Ending a lease that is gone is a success.
+    /// Ends a lease and deletes the keys on it. Ending a lease that is gone is a success. [`Error::Unknown`] means that
+    /// it may or may not end; trying again does no harm.
     async fn revoke(&self, lease: LeaseId) -> Result<(), Error>;
 
     /// One atomic transaction: when every condition holds, all writes are done. `Ok(None)` means that a condition

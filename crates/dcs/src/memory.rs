@@ -55,7 +55,7 @@ impl Memory {
 
     /// Another client of the same store, for the keys under another prefix.
     pub fn scoped(&self, prefix: &str) -> Memory {
-        Memory { prefix: prefix.to_owned(), ..self.client() }
+        Memory { prefix: format!("{}/", prefix.trim_end_matches('/')), ..self.client() }
     }
 
     /// Cuts this client off from the store, or joins it again: while cut off, every operation is

@@ -1,6 +1,8 @@
 //! One suite for every store, and what only one of them can show: etcd's lost members, users and certificates; the
 //! embedded store's other processes.
 
+#![allow(clippy::unwrap_used, reason = "clippy's exception covers test functions only, not what they call")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

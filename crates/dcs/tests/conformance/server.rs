@@ -117,9 +117,22 @@ impl Server {
         assert!(self.is_up(), "etcd does not start again");
     }
 
-    /// SIGSTOP: it accepts connections and never answers.
+    /// SIGSTOP: it accepts connections and never answers. Returns when all its threads stand still.
     pub(crate) fn stop(&self) {
         kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+        let begun = Instant::now();
+        while !self.stands_still() {
+            assert!(begun.elapsed() < START, "etcd does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let state = |stat: &str| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
+        threads
+            .filter_map(|t| std::fs::read_to_string(t.unwrap().path().join("stat")).ok())
+            .all(|stat| state(&stat) == Some(true))
     }
 
     /// etcdctl with this member.
