@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -167,6 +168,7 @@ async fn run(
     let grace = options.grace;
     let slots = Arc::new(Semaphore::new(options.max_connections));
     let options = Arc::new(options);
+    let crowded = Arc::new(AtomicBool::new(false));
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
         let door = Door {
@@ -176,6 +178,7 @@ async fn run(
             grpc: grpc.clone(),
             tracker: tracker.clone(),
             cancel: cancel.clone(),
+            crowded: crowded.clone(),
         };
         accepting.spawn(door.accept_all(listener));
     }
@@ -194,6 +197,8 @@ struct Door {
     grpc: Option<Service>,
     tracker: TaskTracker,
     cancel: CancellationToken,
+    /// The limit of connections was reached and reported.
+    crowded: Arc<AtomicBool>,
 }
 
 impl Door {
@@ -226,11 +231,19 @@ impl Door {
 
     fn admit(&self, stream: TcpStream, from: SocketAddr) {
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-            tracing::debug!(listener = self.options.name, %from, "too many connections, one is refused");
+            if !self.crowded.swap(true, Ordering::Relaxed) {
+                let limit = self.options.max_connections;
+                tracing::warn!(listener = self.options.name, %from, "all {limit} connections are in use: closing new ones");
+            }
             return;
         };
+        if self.slots.available_permits() > self.options.max_connections / 2 {
+            self.crowded.store(false, Ordering::Relaxed);
+        }
         // Answers are small and somebody waits for each.
         let _ = stream.set_nodelay(true);
+        // A socket of both families shows IPv4 clients as mapped addresses, which no allowlist or reader wants to see.
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         let (rest, grpc) = (self.rest.clone(), self.grpc.clone());
         let (options, cancel) = (self.options.clone(), self.cancel.clone());
         self.tracker.spawn(async move {

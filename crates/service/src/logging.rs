@@ -60,6 +60,9 @@ pub fn init(log: &Log, program: &'static str) -> Result<Logging, Error> {
         let place = info.location().map_or(String::new(), |at| format!(" at {at}"));
         tracing::error!("a thread panicked{place}: {}", panic_text(info.payload()));
     }));
+    if let Some(over) = std::env::var(VARIABLE).ok().filter(|text| text.parse::<EnvFilter>().is_err()) {
+        tracing::warn!("{VARIABLE}={over} is not understood and ignored: write a level, or \"info,dcs=debug\"");
+    }
     Ok(logging)
 }
 

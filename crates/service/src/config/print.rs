@@ -28,7 +28,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<String> {
     let show = |path: &str, value: Option<&Value>| match value {
         None => "(unset)".to_owned(),
         Some(_) if is_secret(path) => MASK.to_owned(),
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => without_credentials(text),
         Some(other) => other.to_string(),
     };
     let changed = paths.into_iter().filter(|path| old.get(*path) != new.get(*path));
@@ -67,6 +67,9 @@ fn mask(value: &mut Value, path: &str) {
 /// connection strings under `parameters`).
 fn is_secret(path: &str) -> bool {
     let last = path.rsplit('.').next().unwrap_or(path).to_ascii_lowercase();
+    if last == "password_encryption" {
+        return false;
+    }
     known::kind(path) == Some(Kind::Secret)
         || ["password", "passwd", "secret", "token", "passphrase"].iter().any(|word| last.contains(word))
         || last == "primary_conninfo"

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ha::access::Access;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::known;
@@ -85,9 +87,51 @@ fn check_restapi(r: &mut Reader<'_>, api: &RestApi) {
     if api.keyfile.is_some() && api.certfile.is_none() {
         r.fault("restapi.keyfile", "has no effect without restapi.certfile");
     }
+    for item in &api.allowlist {
+        if let Err(why) = item.parse::<ha::access::Network>() {
+            r.fault("restapi.allowlist", format!("{why} (host names are not supported yet)"));
+        }
+    }
+    for (section, headers) in
+        [("http_extra_headers", &api.http_extra_headers), ("https_extra_headers", &api.https_extra_headers)]
+    {
+        for (name, value) in headers.iter().filter(|(name, value)| header(name, value).is_none()) {
+            r.fault(&format!("restapi.{section}"), format!("\"{name}: {value}\" is not a usable HTTP header"));
+        }
+    }
     let files = [("certfile", &api.certfile), ("keyfile", &api.keyfile), ("cafile", &api.cafile)];
     for (key, file) in files {
         readable(r, &format!("restapi.{key}"), file);
+    }
+}
+
+fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    Some((name.parse().ok()?, value.parse().ok()?))
+}
+
+impl RestApi {
+    /// Who may give orders, as this section says.
+    pub fn access(&self) -> Access {
+        let credentials = |basic: &Basic| ha::access::Credentials {
+            user: basic.username.clone(),
+            password: basic.password.expose().to_owned(),
+        };
+        Access {
+            credentials: self.authentication.as_ref().map(credentials),
+            client_certificate: self.verify_client != VerifyClient::None,
+            allowlist: self.allowlist.iter().filter_map(|item| item.parse().ok()).collect(),
+            allow_members: self.allowlist_include_members,
+        }
+    }
+
+    /// Headers for every answer; those for TLS win over the others.
+    pub fn extra_headers(&self) -> HeaderMap {
+        let tls = self.certfile.as_ref().map(|_| &self.https_extra_headers).into_iter().flatten();
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.http_extra_headers.iter().chain(tls).filter_map(|(name, value)| header(name, value)) {
+            headers.insert(name, value);
+        }
+        headers
     }
 }
 

@@ -289,6 +289,13 @@ fn admin_client_needs_only_the_dcs_and_may_be_given_another() {
 }
 
 #[test]
+fn admin_client_works_with_a_file_whose_agent_part_is_faulty() {
+    let file = file(&seed_with("  data_dir: /var", "  data_dri: /var"));
+    let loaded = load(&source(&file.path, &[]), Role::Ctl).unwrap();
+    assert_eq!(loaded.warnings.iter().filter(|w| w.path == "postgresql.data_dri").count(), 1);
+}
+
+#[test]
 fn secrets_are_shown_nowhere() {
     let text = seed_with("scope: otus\n", "scope: otus\nctl: {keyfile_password: hunter2}\n")
         .replace("protocol: http", "url: http://root:hunter2@e:2379\n  username: root\n  password: hunter2")
@@ -304,6 +311,8 @@ fn secrets_are_shown_nowhere() {
     let changed = changes(&config, &other).join("\n");
     assert!(changed.contains("name: pg1 -> pg2") && changed.contains("superuser.password: ******** -> ********"));
     assert!(!changed.contains("hunter2") && !changed.contains("other"), "{changed}");
+    let url = read(&text.replace("root:hunter2@e", "root:swordfish@e")).unwrap().config;
+    assert_eq!(changes(&config, &url), ["etcd.url: http://root:********@e:2379 -> http://root:********@e:2379"]);
 }
 
 #[test]
@@ -315,6 +324,28 @@ fn options_pgherd_sets_itself_are_refused() {
         "basebackup: [{max-rate: 100M}, checkpoint: fast, verbose, {host: x}]\n  bin_dir:",
     ));
     assert_eq!(f[0].path, "postgresql.basebackup.3");
+}
+
+#[test]
+fn access_rules_and_headers_come_from_the_file_checked() {
+    let api = "  authentication: {username: u, password: 1}\n  allowlist: [10.0.0.0/8, 127.0.0.1]\n  \
+               allowlist_include_members: yes\n  http_extra_headers: {X-Frame-Options: DENY}\n  connect_address: 192";
+    let api = read(&seed_with("  connect_address: 192.168.11.101:8008", &format!("{api}.168.11.101:8008")))
+        .unwrap()
+        .config
+        .restapi;
+    let access = api.access();
+    assert_eq!(access.credentials.unwrap().password, "1");
+    assert_eq!(access.allowlist.len(), 2);
+    assert!(access.allow_members && !access.client_certificate);
+    assert_eq!(api.extra_headers()["x-frame-options"], "DENY");
+    let bad = "  allowlist: [dba.example.org]\n  http_extra_headers: {\"a b\": c}\n  verify_client: required\n";
+    let f = Faults(faults(&seed_with("restapi:\n", &format!("restapi:\n{bad}"))));
+    assert_eq!(f.0.len(), 4, "{f}");
+    let shown = f.to_string();
+    for word in ["dba.example.org", "\"a b: c\"", "restapi.certfile", "restapi.cafile"] {
+        assert!(shown.contains(word), "{word} is not in {shown}");
+    }
 }
 
 #[test]

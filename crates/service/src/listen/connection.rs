@@ -1,8 +1,6 @@
 //! One accepted connection: TLS, protocol detection, time limits, and which service a request goes to.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
