@@ -103,3 +103,15 @@ reasons! {
     Paused { doing: String } = "paused", "PAUSE: {doing}";
     Leaving { what: String } = "leaving", "stopping: {what}";
 }
+
+impl Reason {
+    /// Whether a person should hear of it at once.
+    pub fn is_alarming(&self) -> bool {
+        use Reason::*;
+        matches!(
+            self,
+            LeaseNotRenewed | LeaseLost | LeadershipLost { .. } | GuardLost | GuardFenced | TermEnded | Orphans
+        ) || matches!(self, Distrusted { .. } | DataDamaged { .. } | ForeignData { .. } | Backoff { .. })
+            || matches!(self, Recovering { .. } | HandingOver { .. } | NobodyToHandTo { .. } | HistoryDiverged { .. })
+    }
+}

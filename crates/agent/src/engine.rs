@@ -1,0 +1,330 @@
+//! The agent's loop: take events, decide, have the actions done, tell the world. What is decided is in `ha`; how actions
+//! are done is in `perform`.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use ha::action::Lane;
+use ha::command::{Command, Outcome, Reply};
+use ha::local::Process;
+use ha::view::{Guard, Job, JobKind};
+use ha::{Action, Memory, Reason, Status, Tick, decide};
+use instance::now;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{debug, info, warn};
+
+use crate::event::{Answer, Event, Reading};
+use crate::node::Node;
+use crate::state::State;
+use crate::{orders, perform, publish, upkeep};
+
+/// How often a guard that holds a deadline is asked whether it lives.
+const GUARD_PING: Duration = Duration::from_secs(1);
+/// A reason that stays the same is logged again after this time.
+const REPEAT_LOG: Duration = Duration::from_secs(60);
+
+pub(crate) struct Engine {
+    pub(crate) node: Arc<Node>,
+    pub(crate) state: State,
+    memory: Memory,
+    events: mpsc::Receiver<Event>,
+    pub(crate) sender: mpsc::Sender<Event>,
+    tasks: JoinSet<()>,
+    lanes: HashSet<Lane>,
+    job: Option<AbortHandle>,
+    wake_at: Tick,
+    status: watch::Sender<Arc<Status>>,
+    published: publish::Published,
+    upkeep: upkeep::Upkeep,
+    waiting: HashMap<JobKind, Vec<Answer>>,
+    pinged_at: Tick,
+    logged: (&'static str, Tick),
+}
+
+impl Engine {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        state: State,
+        (sender, events): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+        status: watch::Sender<Arc<Status>>,
+    ) -> Engine {
+        Engine {
+            node,
+            state,
+            memory: Memory::default(),
+            events,
+            sender,
+            tasks: JoinSet::new(),
+            lanes: HashSet::new(),
+            job: None,
+            wake_at: Tick::default(),
+            status,
+            published: publish::Published::default(),
+            upkeep: upkeep::Upkeep::default(),
+            waiting: HashMap::new(),
+            pinged_at: Tick::default(),
+            logged: ("", Tick::default()),
+        }
+    }
+
+    /// Runs until the agent has been told to stop and has. Returns the lease to be ended.
+    pub(crate) async fn run(mut self) -> Result<Option<i64>> {
+        loop {
+            let sleep = self.wake_at.since(now()).min(Duration::from_secs(1));
+            tokio::select! {
+                biased;
+                Some(ended) = self.tasks.join_next() => fail_on_panic(ended)?,
+                event = self.events.recv() => match event {
+                    Some(event) => self.take(event),
+                    None => bail!("the engine has lost its events"),
+                },
+                () = tokio::time::sleep(sleep) => {}
+            }
+            while let Ok(event) = self.events.try_recv() {
+                self.take(event);
+            }
+            if self.state.local_at.is_some() && self.step() {
+                return Ok(self.state.held().map(|h| h.lease.id));
+            }
+        }
+    }
+
+    /// One decision. True when the agent is to end.
+    fn step(&mut self) -> bool {
+        let at = now();
+        self.state.trouble = self.node.instance.trouble();
+        let view = self.state.view(&self.node.me());
+        let decision = decide(&view, &self.memory, at);
+        self.memory = decision.memory;
+        self.wake_at = decision.wake_at;
+        self.log(&decision.reason, at);
+        let mut exit = false;
+        for action in decision.actions {
+            exit |= action == Action::Exit;
+            self.dispatch(action, at);
+        }
+        self.watch_guard(at);
+        publish::status(self, &decision.reason, at);
+        publish::member(self, at);
+        upkeep::tend(self, at);
+        exit
+    }
+
+    fn log(&mut self, reason: &Reason, at: Tick) {
+        let (label, when) = self.logged;
+        if reason.label() == label && at.since(when) < REPEAT_LOG {
+            debug!("{reason}");
+            return;
+        }
+        self.logged = (reason.label(), at);
+        if reason.is_alarming() { warn!("{reason}") } else { info!("{reason}") }
+    }
+
+    /// Has an action done, unless its lane is busy: then the decision is made again when it is free.
+    fn dispatch(&mut self, action: Action, at: Tick) {
+        let lane = action.lane();
+        if lane == Lane::Exit || self.lanes.contains(&lane) {
+            return;
+        }
+        if lane == Lane::Postgres && self.lanes.contains(&Lane::Fence) {
+            return;
+        }
+        debug!(?action, "doing");
+        self.lanes.insert(lane);
+        if action == Action::Fence {
+            let job = self.drop_job();
+            self.tasks.spawn(perform::fence(self.context(), job));
+            return;
+        }
+        let handle = self.tasks.spawn(perform::perform(self.context(), action.clone(), at));
+        if let Some(kind) = action.job() {
+            self.state.job = Some(Job { kind, since: at });
+            self.job = Some(handle);
+        }
+    }
+
+    /// Ends the job under way: its task is dropped, which kills the programs it runs.
+    fn drop_job(&mut self) -> Option<AbortHandle> {
+        let handle = self.job.take()?;
+        handle.abort();
+        self.lanes.remove(&Lane::Postgres);
+        if let Some(job) = self.state.job.take() {
+            self.answer(job.kind, &Reply::new(Outcome::Failed, format!("{:?} was interrupted", job.kind)));
+        }
+        Some(handle)
+    }
+
+    pub(crate) fn context(&self) -> perform::Context {
+        perform::Context {
+            node: self.node.clone(),
+            events: self.sender.clone(),
+            cluster: self.state.cluster.clone(),
+            settings: self.state.settings.clone(),
+            lease: self.state.held(),
+            configuration: self.state.configuration.clone(),
+        }
+    }
+
+    pub(crate) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    pub(crate) fn status(&self) -> &watch::Sender<Arc<Status>> {
+        &self.status
+    }
+
+    pub(crate) fn parts(&mut self) -> (&State, &Memory, &mut publish::Published, &mut upkeep::Upkeep) {
+        (&self.state, &self.memory, &mut self.published, &mut self.upkeep)
+    }
+
+    fn take(&mut self, event: Event) {
+        if let Some(lane) = event.frees() {
+            self.lanes.remove(&lane);
+        }
+        let at = now();
+        match event {
+            Event::Read(reading) => self.read(reading, at),
+            Event::Probed(began, local) => self.state.probed(began, *local),
+            Event::Look => self.node.looker.notify_one(),
+            Event::Leased(leased) => self.state.leased(leased),
+            Event::Written(action, result, reading) => {
+                match &result {
+                    Ok(Some(_)) => debug!(?action, "written"),
+                    Ok(None) => info!("someone else changed the DCS first, or it was done already: {action:?}"),
+                    Err(e) => warn!("{action:?}: {e}"),
+                }
+                self.read(reading, at);
+            }
+            Event::Guard(result) => self.state.guarded(result, at),
+            Event::GuardLost => {
+                if !matches!(self.state.guard, Guard::Idle) {
+                    warn!("the guard process has ended");
+                    self.state.guard_lost(at);
+                }
+            }
+            Event::Answered(round) => self.state.peers = Some(round),
+            Event::Worked { kind, since, result, began, local } => {
+                // A job that was ended for a fence may have reported just before.
+                if self.state.job.is_some_and(|j| j.since == since) {
+                    self.worked(kind, result);
+                }
+                self.state.probed(began, *local);
+            }
+            Event::Fenced(left, began, local) => {
+                if left > 0 {
+                    warn!("{left} processes of PostgreSQL can't be ended yet");
+                }
+                self.state.probed(began, *local);
+            }
+            Event::Published(result) => self.published.ended(result, at),
+            Event::Kept(kept) => self.upkeep.ended(kept, at),
+            Event::Order(order, answer) => self.order(order, answer),
+            Event::Reload => self.reload(),
+            Event::Stop => {
+                info!("told to stop");
+                self.state.wants.leave = true;
+            }
+        }
+    }
+
+    fn read(&mut self, reading: Reading, at: Tick) {
+        if self.state.read(reading, at) {
+            self.node.mark_pause(self.state.settings.pause);
+            self.node.set_watchdog(self.state.settings.ttl);
+        }
+    }
+
+    fn worked(&mut self, kind: JobKind, result: Result<(), String>) {
+        self.job = None;
+        self.lanes.remove(&Lane::Postgres);
+        let reply = match &result {
+            Ok(()) if kind == JobKind::Wipe => Reply::new(Outcome::Done, "reinitialize started"),
+            Ok(()) => Reply::new(Outcome::Done, "restarted successfully"),
+            Err(why) => Reply::new(Outcome::Failed, format!("{} failed: {why}", orders::verb(kind))),
+        };
+        self.state.worked(kind, result, now());
+        match kind {
+            JobKind::Restart => self.state.wants.restart = false,
+            JobKind::Wipe => self.state.wants.reinitialize = false,
+            _ => return,
+        }
+        self.answer(kind, &reply);
+    }
+
+    fn answer(&mut self, kind: JobKind, reply: &Reply) {
+        for answer in self.waiting.remove(&kind).unwrap_or_default() {
+            // Who asked may have gone away: then nobody is to be told.
+            let _ = answer.send(reply.clone());
+        }
+    }
+
+    /// Takes an order: restart and reinitialisation go through the decision, the rest is done beside it.
+    fn order(&mut self, order: ha::command::Order, answer: Answer) {
+        info!("{} from {} orders: {:?}", order.who, order.from, order.command);
+        let refusal = orders::refuse(&order.command, &self.state, &self.node);
+        if let Some(reply) = refusal {
+            info!("refused: {}", reply.message);
+            let _ = answer.send(reply);
+            return;
+        }
+        let kind = match order.command {
+            Command::Restart(_) => {
+                self.state.wants.restart = true;
+                JobKind::Restart
+            }
+            Command::Reinitialize { force, .. } => {
+                if force {
+                    drop(self.drop_job());
+                }
+                self.state.wants.reinitialize = true;
+                JobKind::Wipe
+            }
+            Command::Reload => {
+                self.reload();
+                let _ = answer.send(Reply::new(Outcome::Accepted, "reload scheduled"));
+                return;
+            }
+            command => {
+                let run = orders::Run { node: self.node.clone(), status: self.status.subscribe(), who: order.who };
+                self.tasks.spawn(async move {
+                    let _ = answer.send(run.carry_out(command).await);
+                });
+                return;
+            }
+        };
+        self.waiting.entry(kind).or_default().push(answer);
+    }
+
+    fn reload(&mut self) {
+        match self.node.reload() {
+            Ok(()) => {
+                self.state.reconfigure(self.node.config());
+                self.upkeep.reload();
+            }
+            Err(e) => warn!("the configuration is not reloaded, the old one stays in force: {e:#}"),
+        }
+    }
+
+    /// Asks an armed guard whether it lives, and tells one that has fenced that this was noticed.
+    fn watch_guard(&mut self, at: Tick) {
+        let gone = self.state.local.process == Process::Stopped && self.state.job.is_none();
+        let ping = matches!(self.state.guard, Guard::Armed { .. }) && at.since(self.pinged_at) >= GUARD_PING;
+        let settle = self.state.guard_unsettled && gone && !self.lanes.contains(&Lane::Fence);
+        if self.lanes.contains(&Lane::Guard) || !(ping || settle) {
+            return;
+        }
+        self.pinged_at = at;
+        self.lanes.insert(Lane::Guard);
+        self.tasks.spawn(perform::ask_guard(self.context(), settle));
+    }
+}
+
+fn fail_on_panic(ended: Result<(), tokio::task::JoinError>) -> Result<()> {
+    match ended {
+        Err(e) if e.is_panic() => bail!("a task of the agent has failed: {e}"),
+        _ => Ok(()),
+    }
+}

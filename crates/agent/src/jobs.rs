@@ -1,0 +1,218 @@
+//! Work on PostgreSQL: one job at a time, each ending with a look at the result.
+
+use std::time::Duration;
+
+use ha::{Action, Tick};
+use instance::now;
+use instance::{Divergence, InitDb, InitOption, Mode, Start, Stop, Upstream};
+use tracing::{info, warn};
+
+use crate::event::Event;
+use crate::perform::Context;
+
+/// WAL senders that a shutdown needn't wait for are ended after this time.
+const OTHERS_AFTER: Duration = Duration::from_secs(1);
+/// How long a starting replica is watched before the job ends; it goes on starting by itself.
+const REPLICA_WATCH: Duration = Duration::from_secs(3);
+
+/// Whoever decides ends the job when it takes too long.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+
+/// Does the work and reports.
+pub(crate) async fn run(context: Context, action: Action, since: Tick) {
+    let Some(kind) = action.job() else { return };
+    let result = work(&context, action).await;
+    let began = now();
+    let local = context.node.instance.probe().await;
+    let event = Event::Worked { kind, since, result, began, local: Box::new(local) };
+    // The engine outlives its tasks; when it is gone, the process is ending.
+    let _ = context.events.send(event).await;
+}
+
+type Outcome = Result<(), String>;
+
+async fn work(context: &Context, action: Action) -> Outcome {
+    let instance = &context.node.instance;
+    match action {
+        Action::Bootstrap => bootstrap(context).await,
+        Action::Clone { from } => {
+            let from = upstream(context, &from)?;
+            let options = context.node.config().postgresql.basebackup.clone();
+            instance.clone_from(&from, &options).await.map_err(text)
+        }
+        Action::StartPrimary { .. } => start_primary(context).await,
+        Action::StartReplica { upstream: name } => start_replica(context, name.as_deref()).await,
+        Action::Stop { wait_for } => stop(context, wait_for).await,
+        Action::Promote { .. } => instance.promote().await.map_err(text),
+        Action::Rejoin { from } => rejoin(context, &from).await,
+        Action::Follow { upstream: name } => {
+            let from = name.map(|n| upstream(context, &n)).transpose()?;
+            instance.follow(from).await.map_err(text)
+        }
+        Action::Checkpoint => instance.checkpoint().await.map_err(text),
+        Action::SetSync { value } => instance.set_synchronous(&names(&value)).await.map_err(text),
+        Action::Restart => restart(context).await,
+        Action::Wipe => {
+            stop(context, Some(Vec::new())).await?;
+            instance.remove_data("reinitialize was ordered").await.map_err(text)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn text(e: instance::Error) -> String {
+    e.to_string()
+}
+
+/// Where a member's PostgreSQL is, out of its key.
+fn upstream(context: &Context, name: &str) -> Result<Upstream, String> {
+    let cluster = context.cluster.as_ref();
+    let member = cluster.and_then(|c| c.members.get(name));
+    let (host, port) = member
+        .and_then(|m| m.host_port())
+        .ok_or_else(|| format!("member {name} has published no address yet"))?;
+    Ok(Upstream { name: name.to_owned(), host, port })
+}
+
+/// The names in a value of synchronous_standby_names that the decision made: `*`, or every quoted one.
+fn names(value: &str) -> Vec<String> {
+    if value == "*" {
+        return vec!["*".to_owned()];
+    }
+    let inside = value.split("\"\"").map(|part| part.split('"').collect::<Vec<_>>());
+    let mut out: Vec<String> = Vec::new();
+    let mut open = false;
+    for (i, pieces) in inside.enumerate() {
+        if i > 0 && open && let Some(last) = out.last_mut() {
+            last.push('"');
+        }
+        for (j, piece) in pieces.into_iter().enumerate() {
+            if j > 0 {
+                open = !open;
+                if open {
+                    out.push(String::new());
+                }
+            }
+            if open && let Some(last) = out.last_mut() {
+                last.push_str(piece);
+            }
+        }
+    }
+    out
+}
+
+async fn bootstrap(context: &Context) -> Outcome {
+    let config = context.node.config();
+    let initdb = InitDb { options: config.bootstrap.initdb.iter().map(|o| init_option(o)).collect() };
+    let mut configuration = context.configuration.clone();
+    if configuration.pg_hba.is_none() && !config.bootstrap.pg_hba.is_empty() {
+        configuration.pg_hba = Some(config.bootstrap.pg_hba.clone());
+    }
+    context.node.instance.initialize(&initdb, &configuration).await.map_err(text)
+}
+
+/// `--encoding=UTF8` or `--data-checksums`.
+fn init_option(argument: &str) -> InitOption {
+    let bare = argument.trim_start_matches('-');
+    match bare.split_once('=') {
+        Some((name, value)) => InitOption::Value(name.to_owned(), value.to_owned()),
+        None => InitOption::Flag(bare.to_owned()),
+    }
+}
+
+async fn start_primary(context: &Context) -> Outcome {
+    let instance = &context.node.instance;
+    let first = context.cluster.as_ref().is_none_or(|c| c.initialize.as_deref().unwrap_or("").is_empty());
+    instance.start(Start::Primary, &context.configuration).await.map_err(text)?;
+    instance.wait_ready(FOREVER).await.map_err(text)?;
+    if first {
+        let users = context.node.bootstrap_users();
+        instance.create_users(&users).await.map_err(text)?;
+    }
+    Ok(())
+}
+
+async fn start_replica(context: &Context, name: Option<&str>) -> Outcome {
+    let instance = &context.node.instance;
+    // A leader that hasn't published its address yet is followed once it has.
+    let from = name.and_then(|n| upstream(context, n).ok());
+    instance.start(Start::Replica { upstream: from }, &context.configuration).await.map_err(text)?;
+    match instance.wait_ready(REPLICA_WATCH).await {
+        Err(instance::Error::TimedOut { .. }) | Ok(()) => Ok(()),
+        Err(e) => Err(text(e)),
+    }
+}
+
+async fn stop(context: &Context, wait_for: Option<Vec<String>>) -> Outcome {
+    let order = Stop { mode: Mode::Fast, wait_for, others_after: OTHERS_AFTER, give_up_after: None };
+    let stopped = context.node.instance.stop(order).await.map_err(text)?;
+    if !stopped.clean {
+        warn!("PostgreSQL was not shut down cleanly");
+    }
+    Ok(())
+}
+
+/// Restarts in the role that the data directory has.
+async fn restart(context: &Context) -> Outcome {
+    let cluster = context.cluster.as_ref();
+    let leads = cluster.is_some_and(|c| c.is_led_by(&context.node.me.name));
+    let synchronous = cluster.and_then(|c| c.sync.as_ref()).map(|s| s.value.standbys.clone());
+    stop(context, Some(synchronous.unwrap_or_default())).await?;
+    if leads {
+        return start_primary(context).await;
+    }
+    let leader = cluster.and_then(|c| c.leader.as_ref()).map(|l| l.name.clone());
+    start_replica(context, leader.as_deref()).await
+}
+
+/// Compares histories with the leader, and repairs this node's when it has gone its own way.
+async fn rejoin(context: &Context, from: &str) -> Outcome {
+    let instance = &context.node.instance;
+    let settings = &context.settings;
+    let from = upstream(context, from)?;
+    match instance.divergence(&from).await.map_err(text)? {
+        Divergence::None => return Ok(()),
+        Divergence::Diverged { .. } => warn!("this node's history has diverged from that of {}", from.name),
+        Divergence::Unknown(_) if !settings.use_pg_rewind => return Ok(()),
+        Divergence::Unknown(why) => info!("whether this node's history has diverged can't be told ({why}): pg_rewind looks"),
+    }
+    stop(context, Some(Vec::new())).await?;
+    if !settings.use_pg_rewind {
+        return wipe_or_refuse(context, settings.remove_data_directory_on_diverged_timelines, NO_REWIND).await;
+    }
+    match instance.rewind(&from).await {
+        Ok(_) => {
+            info!("pg_rewind has brought this node back to the history of {}", from.name);
+            Ok(())
+        }
+        Err(e) => {
+            let why = format!("pg_rewind failed: {e}");
+            wipe_or_refuse(context, settings.remove_data_directory_on_rewind_failure, &why).await
+        }
+    }
+}
+
+const NO_REWIND: &str = "timelines have diverged and use_pg_rewind is off";
+
+/// Removes the data directory where the configuration allows it; the clone follows by itself.
+async fn wipe_or_refuse(context: &Context, allowed: bool, why: &str) -> Outcome {
+    if !allowed {
+        return Err(format!("{why}; the data directory is left as it is: run pgherdctl reinit to clone it again"));
+    }
+    context.node.instance.remove_data(why).await.map_err(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+    use ha::decide::standby_names;
+
+    #[test]
+    fn names_come_back_out_of_the_setting() {
+        for wanted in [vec![], vec!["a"], vec!["pg 1", "p\"q"], vec!["a", "b", "c"]] {
+            let wanted: Vec<String> = wanted.into_iter().map(str::to_owned).collect();
+            assert_eq!(names(&standby_names(&wanted)), wanted);
+        }
+        assert_eq!(names("*"), ["*"]);
+    }
+}

@@ -1,0 +1,315 @@
+//! What one node is made of: the handles that everything shares, built from the configuration. Owns no loop.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use dcs::{Dcs, layout};
+use ha::access::{Access, Credentials as Basic};
+use ha::cluster::tag_is_set;
+use ha::decide::guard_margin;
+use ha::view::Me;
+use instance::guard;
+use instance::{Instance, NewUser};
+use instance::fence;
+use service::config::{self, Config, VerifyClient, WatchdogMode};
+use service::logging::Logging;
+use service::tls;
+use tokio::sync::{Notify, watch};
+use tracing::{error, info, warn};
+
+/// The handles of one node.
+pub(crate) struct Node {
+    pub(crate) me: Me,
+    pub(crate) instance: Instance,
+    /// Finds PostgreSQL's processes without touching its storage.
+    processes: fence::Instance,
+    pub(crate) dcs: Arc<dyn Dcs>,
+    pub(crate) guard: guard::Client,
+    /// Asks for a look at PostgreSQL at once.
+    pub(crate) looker: Notify,
+    config: RwLock<Arc<Config>>,
+    source: config::Source,
+    access: watch::Sender<Arc<Access>>,
+    logging: Logging,
+    tls: Option<tokio_rustls::TlsConnector>,
+    /// The listeners' certificates, once they listen.
+    pub(crate) certificates: OnceLock<tls::Server>,
+    paused: PathBuf,
+}
+
+/// Why a node can't be built: what is wrong with the configuration is told apart, because it has its own exit code.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Configuration(String),
+    Other(anyhow::Error),
+}
+
+impl Node {
+    pub(crate) async fn build(config: Config, source: config::Source, logging: Logging) -> Result<Node, Fault> {
+        let instance = Instance::new(options(&config)).map_err(setup_fault)?;
+        let dcs = connect(&config).await?;
+        let run_dir = run_dir(&config.postgresql.data_dir).map_err(Fault::Other)?;
+        let program = std::env::current_exe().context("find the agent's own program").map_err(Fault::Other)?;
+        let mut options =
+            guard::Options::new(program, run_dir.join("guard.sock"), config.postgresql.data_dir.clone());
+        options.log = guard_log(&config);
+        let guard = guard::Client::new(options);
+        let tls = peer_tls(&config).map_err(|e| Fault::Configuration(format!("{e:#}")))?;
+        let access = access(&config).map_err(Fault::Configuration)?;
+        let me = Me { name: config.name.clone(), nofailover: tag_is_set(&config.tags, "nofailover") };
+        let processes = fence::Instance::at(&config.postgresql.data_dir);
+        Ok(Node {
+            me,
+            instance,
+            processes,
+            dcs,
+            guard,
+            looker: Notify::new(),
+            config: RwLock::new(Arc::new(config)),
+            source,
+            access: watch::Sender::new(Arc::new(access)),
+            logging,
+            tls,
+            certificates: OnceLock::new(),
+            paused: run_dir.join("paused"),
+        })
+    }
+
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This member as configured now.
+    pub(crate) fn me(&self) -> Me {
+        Me { nofailover: tag_is_set(&self.config().tags, "nofailover"), ..self.me.clone() }
+    }
+
+    pub(crate) fn access(&self) -> watch::Receiver<Arc<Access>> {
+        self.access.subscribe()
+    }
+
+    /// For questions to other members over HTTPS.
+    pub(crate) fn client_tls(&self) -> Option<tokio_rustls::TlsConnector> {
+        self.tls.clone()
+    }
+
+    /// Roles to create when the cluster is new.
+    pub(crate) fn bootstrap_users(&self) -> Vec<NewUser> {
+        let config = self.config();
+        let user = |(name, u): (&String, &config::BootstrapUser)| NewUser {
+            credentials: instance::Credentials {
+                username: name.clone(),
+                password: u.password.as_ref().map(|p| p.expose().to_owned()),
+                ..instance::Credentials::default()
+            },
+            options: u.options.clone(),
+        };
+        config.bootstrap.users.iter().map(user).collect()
+    }
+
+    /// Ends every process of PostgreSQL, within the budget if the storage lets them go.
+    pub(crate) async fn fence(&self, budget: Duration) -> fence::Outcome {
+        let mut processes = self.processes.clone();
+        if let Some(pid) = self.instance.pid() {
+            processes.adopt(pid);
+        }
+        match tokio::task::spawn_blocking(move || processes.fence(budget)).await {
+            Ok(outcome) => outcome,
+            Err(e) => {
+                // Nothing is known: count the instance as not fenced.
+                error!("killing PostgreSQL failed: {e}");
+                fence::Outcome { left: vec![0], ..fence::Outcome::default() }
+            }
+        }
+    }
+
+    /// Reads the configuration file again. What can't change while the agent runs keeps its value, with a warning.
+    pub(crate) fn reload(&self) -> Result<()> {
+        let loaded = config::load(&self.source, config::Role::Agent)?;
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
+        let (old, new) = (self.config(), loaded.config);
+        let access = access(&new).map_err(anyhow::Error::msg)?;
+        self.logging.reload(&new.log).context("change logging")?;
+        let changes = config::changes(&old, &new);
+        if changes.is_empty() {
+            info!("No local configuration items changed.");
+        }
+        for change in changes {
+            info!("changed in the configuration file: {change}");
+        }
+        let fixed = [
+            ("scope", old.scope != new.scope),
+            ("name", old.name != new.name),
+            ("namespace", old.namespace != new.namespace),
+            ("the DCS", old.dcs != new.dcs),
+            ("postgresql.data_dir", old.postgresql.data_dir != new.postgresql.data_dir),
+            ("restapi.listen", old.restapi.listen != new.restapi.listen),
+        ];
+        if let Some((what, _)) = fixed.iter().find(|(_, changed)| *changed) {
+            anyhow::bail!("{what} can't be changed while the agent runs: restart it");
+        }
+        if let (Some(server), Some(files)) = (self.certificates.get(), tls::ServerFiles::of(&new.restapi)) {
+            server.reload(files).context("read the certificates again")?;
+        }
+        self.access.send_replace(Arc::new(access));
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        Ok(())
+    }
+
+    /// Tells the guard which watchdog device to use, for leases of this length.
+    pub(crate) fn set_watchdog(&self, ttl: Duration) {
+        let w = self.config().watchdog.clone();
+        let mode = match w.mode {
+            WatchdogMode::Off => guard::watchdog::Mode::Off,
+            WatchdogMode::Automatic => guard::watchdog::Mode::Automatic,
+            WatchdogMode::Required => guard::watchdog::Mode::Required,
+        };
+        let margin = w.safety_margin.and_then(|m| i64::try_from(m.as_secs()).ok()).unwrap_or(-1);
+        let config = guard::watchdog::Config::new(mode, w.device, ttl, margin, guard_margin(ttl));
+        self.guard.set_watchdog(config);
+    }
+
+    /// Remembers over a restart that a person is in charge, for when the DCS can't be asked.
+    pub(crate) fn mark_pause(&self, pause: bool) {
+        let result = if pause { std::fs::write(&self.paused, b"") } else { remove(&self.paused) };
+        if let Err(e) = result {
+            warn!("{}: {e}", self.paused.display());
+        }
+    }
+
+    pub(crate) fn was_paused(&self) -> bool {
+        self.paused.exists()
+    }
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn setup_fault(e: instance::Error) -> Fault {
+    match e {
+        instance::Error::Setup(why) => Fault::Configuration(why),
+        other => Fault::Other(other.into()),
+    }
+}
+
+/// The instance's options out of the configuration.
+fn options(config: &Config) -> instance::Options {
+    let pg = &config.postgresql;
+    let credentials = |c: &config::Credentials| instance::Credentials {
+        username: c.username.clone(),
+        password: c.password.as_ref().map(|p| p.expose().to_owned()),
+        settings: c.options.clone(),
+    };
+    let sockets = pg.parameters.get("unix_socket_directories");
+    let mut o = instance::Options::new(&config.scope, &config.name, &pg.data_dir, &pg.listen.to_string());
+    o.bin_dir = pg.bin_dir.clone();
+    o.bin_names = pg.bin_name.clone();
+    o.connect_address = (pg.connect_address.host.clone(), pg.connect_address.port);
+    o.socket_dir = sockets.and_then(|s| s.split(',').next()).map(|s| PathBuf::from(s.trim()));
+    o.pgpass = pg.pgpass.clone();
+    o.custom_conf = pg.custom_conf.clone();
+    o.run_as = pg.run_as.clone();
+    o.superuser = credentials(&pg.authentication.superuser);
+    o.replication = credentials(&pg.authentication.replication);
+    o.rewind = pg.authentication.rewind.as_ref().map(credentials);
+    o
+}
+
+/// The store that the configuration names.
+async fn connect(config: &Config) -> Result<Arc<dyn Dcs>, Fault> {
+    let prefix = layout::prefix(&config.namespace, &config.scope);
+    let result: Result<Arc<dyn Dcs>, dcs::Error> = match &config.dcs {
+        config::Dcs::Embedded(e) => dcs::Embedded::open(&e.path, &prefix).map(|d| Arc::new(d) as Arc<dyn Dcs>),
+        config::Dcs::Etcd(e) => {
+            let pem = |path: &Option<PathBuf>| match path {
+                Some(p) => std::fs::read(p)
+                    .map(Some)
+                    .map_err(|e| Fault::Configuration(format!("etcd: {}: {e}", p.display()))),
+                None => Ok(None),
+            };
+            let options = dcs::etcd::Options {
+                endpoints: e.endpoints.clone(),
+                user: e.username.clone(),
+                password: e.password.as_ref().map(|p| p.expose().to_owned()),
+                ca: pem(&e.cacert)?,
+                cert: pem(&e.cert)?,
+                key: pem(&e.key.clone().or_else(|| e.cert.clone()))?,
+                timeout: ha::Settings::from_json(&config.bootstrap.dcs).0.retry_timeout,
+                prefix,
+            };
+            dcs::Etcd::connect(options).await.map(|d| Arc::new(d) as Arc<dyn Dcs>)
+        }
+    };
+    result.map_err(|e| match e {
+        dcs::Error::Refused(_) => Fault::Configuration(e.to_string()),
+        other => Fault::Other(other.into()),
+    })
+}
+
+/// A directory for the guard's socket and the like, the same at every start with the same data directory.
+fn run_dir(data_dir: &Path) -> Result<PathBuf> {
+    let mut hasher = DefaultHasher::new();
+    data_dir.hash(&mut hasher);
+    let root = rustix::process::geteuid().is_root();
+    let base = if root {
+        PathBuf::from("/run/pgherd")
+    } else {
+        PathBuf::from(format!("/tmp/pgherd-{}", rustix::process::geteuid().as_raw()))
+    };
+    let dir = base.join(format!("{:016x}", hasher.finish()));
+    for d in [&base, &dir] {
+        make_private(d).with_context(|| format!("make the directory {}", d.display()))?;
+    }
+    Ok(dir)
+}
+
+/// Makes a directory that only its owner can enter, and refuses one that someone else has put there.
+fn make_private(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
+        _ => {}
+    }
+    let meta = std::fs::symlink_metadata(dir)?;
+    let mine = meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0;
+    anyhow::ensure!(mine, "it belongs to someone else or is writable for others: remove it");
+    Ok(())
+}
+
+fn guard_log(config: &Config) -> Option<PathBuf> {
+    config.log.dir.as_ref().map(|d| d.join("pgherd-guard.log"))
+}
+
+/// Who may give orders.
+fn access(config: &Config) -> Result<Access, String> {
+    let r = &config.restapi;
+    let allowlist = r.allowlist.iter().map(|n| n.parse()).collect::<Result<Vec<_>, String>>();
+    Ok(Access {
+        credentials: r
+            .authentication
+            .as_ref()
+            .map(|b| Basic { user: b.username.clone(), password: b.password.expose().to_owned() }),
+        client_certificate: r.verify_client != VerifyClient::None,
+        allowlist: allowlist.map_err(|e| format!("restapi.allowlist: {e}"))?,
+        allow_members: r.allowlist_include_members,
+    })
+}
+
+/// For GET on members' `api_url` where that is HTTPS: their certificates are checked as the admin client checks them.
+fn peer_tls(config: &Config) -> Result<Option<tokio_rustls::TlsConnector>> {
+    if config.restapi.certfile.is_none() {
+        return Ok(None);
+    }
+    let files = tls::ClientFiles::of(&config.ctl, &config.restapi);
+    let client = tls::client(&files)?;
+    Ok(Some(tokio_rustls::TlsConnector::from(Arc::new(client))))
+}

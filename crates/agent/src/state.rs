@@ -1,0 +1,251 @@
+//! What the engine knows, and how events change it. Starts nothing and decides nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcs::{Continuity, layout};
+use ha::decide::guard_margin;
+use ha::local::{Local, Process};
+use ha::settings::Settings;
+use ha::view::{Dcs, Failed, Guard, Job, JobKind, Lease, Me, Round, View, Wants};
+use ha::{Cluster, Tick};
+use instance::Configuration;
+use instance::guard::{Report, State as GuardState};
+use service::config::Config;
+use service::config::dynamic::effective;
+use tracing::{error, info, warn};
+
+use crate::event::{Leased, Reading};
+
+/// A lease with the time to live that it was granted for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) lease: Lease,
+    pub(crate) ttl: Duration,
+}
+
+/// Everything the engine knows.
+pub(crate) struct State {
+    pub(crate) settings: Settings,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) lease: Option<Held>,
+    /// The lease that the leader key is being moved to.
+    next_lease: Option<Held>,
+    pub(crate) local: Local,
+    /// When the look that `local` came from began; `None` before the first.
+    pub(crate) local_at: Option<Tick>,
+    pub(crate) guard: Guard,
+    /// The guard has fenced and waits for us to notice.
+    pub(crate) guard_unsettled: bool,
+    pub(crate) peers: Option<Round>,
+    pub(crate) job: Option<Job>,
+    pub(crate) failed: Option<Failed>,
+    pub(crate) wants: Wants,
+    /// Server parameters in force, from the file and the DCS.
+    pub(crate) configuration: Configuration,
+    /// What PostgreSQL's storage or its logins suffer from.
+    pub(crate) trouble: Option<String>,
+    pub(crate) watchdog_failed: bool,
+    config: Arc<Config>,
+    /// Unix time of the last good reading, seconds.
+    pub(crate) dcs_seen: i64,
+    unreadable: bool,
+    distrusted: Option<String>,
+    continuity: Continuity,
+    read_at: Tick,
+    known_at: Tick,
+}
+
+impl State {
+    pub(crate) fn new(settings: Settings, config: Arc<Config>) -> State {
+        let mut state = State {
+            settings,
+            cluster: None,
+            lease: None,
+            next_lease: None,
+            local: Local::default(),
+            local_at: None,
+            guard: Guard::Idle,
+            guard_unsettled: false,
+            peers: None,
+            job: None,
+            failed: None,
+            wants: Wants::default(),
+            dcs_seen: 0,
+            unreadable: false,
+            distrusted: None,
+            continuity: Continuity::default(),
+            read_at: Tick::default(),
+            known_at: Tick::default(),
+            configuration: Configuration::default(),
+            trouble: None,
+            watchdog_failed: false,
+            config,
+        };
+        let pause = state.settings.pause;
+        state.take_settings();
+        state.settings.pause = pause;
+        state
+    }
+
+    /// Takes a configuration file that was read again.
+    pub(crate) fn reconfigure(&mut self, config: Arc<Config>) {
+        self.config = config;
+        self.take_settings();
+    }
+
+    pub(crate) fn view(&self, me: &Me) -> View {
+        View {
+            me: me.clone(),
+            settings: self.settings.clone(),
+            dcs: Dcs {
+                cluster: self.cluster.clone(),
+                unreadable: self.unreadable,
+                distrusted: self.distrusted.clone(),
+            },
+            lease: self.held().map(|h| h.lease),
+            local: self.local.clone(),
+            guard: self.guard,
+            peers: self.peers.clone(),
+            job: self.job,
+            failed: self.failed.clone(),
+            wants: self.wants,
+        }
+    }
+
+    /// The lease in use: once the leader key is seen on the next one, that.
+    pub(crate) fn held(&self) -> Option<Held> {
+        let on = self.cluster.as_ref().and_then(|c| c.leader.as_ref()).map(|l| l.lease);
+        self.next_lease.filter(|n| on == Some(n.lease.id)).or(self.lease)
+    }
+
+    /// Takes a reading of the DCS. Returns whether the cluster was (perhaps) changed by it.
+    pub(crate) fn read(&mut self, reading: Reading, now: Tick) -> bool {
+        let snapshot = match reading.result {
+            Ok(snapshot) => snapshot,
+            Err(e) => {
+                if reading.began >= self.read_at && !self.unreadable {
+                    warn!("the DCS can't be read: {e}");
+                    self.unreadable = true;
+                }
+                return false;
+            }
+        };
+        let stale = self.cluster.as_ref().is_some_and(|c| snapshot.revision < c.revision);
+        if stale && reading.began < self.known_at {
+            return false;
+        }
+        if let Err(why) = self.continuity.check(&snapshot) {
+            if self.distrusted.as_ref() != Some(&why) {
+                error!("{why}");
+            }
+            self.distrusted = Some(why);
+            return false;
+        }
+        if self.unreadable {
+            info!("the DCS can be read again");
+        }
+        self.unreadable = false;
+        (self.read_at, self.known_at) = (self.read_at.max(reading.began), now);
+        self.dcs_seen = jiff::Timestamp::now().as_second();
+        if self.cluster.as_ref().is_some_and(|c| c.revision == snapshot.revision) {
+            return false;
+        }
+        self.cluster = Some(Arc::new(layout::decode(&snapshot)));
+        self.take_settings();
+        true
+    }
+
+    /// Takes what a new dynamic configuration or file puts in force; faulty values keep their defaults.
+    fn take_settings(&mut self) {
+        let stored = self.cluster.as_ref().and_then(|c| c.config.as_ref()).map(|c| &c.value);
+        let effective = effective(&self.config, stored.unwrap_or(&self.config.bootstrap.dcs));
+        let configuration = Configuration {
+            parameters: effective.parameters,
+            pg_hba: effective.pg_hba,
+            pg_ident: effective.pg_ident,
+            use_slots: effective.settings.use_slots,
+            ..Configuration::default()
+        };
+        if configuration == self.configuration && effective.settings == self.settings {
+            return;
+        }
+        for p in effective.problems {
+            error!("dynamic configuration: {}: {}; fix it with pgherdctl edit-config", p.path, p.message);
+        }
+        (self.settings, self.configuration) = (effective.settings, configuration);
+    }
+
+    pub(crate) fn leased(&mut self, leased: Leased) {
+        match leased {
+            Leased::Held { id, began, ttl } => {
+                let deadline = began + ttl;
+                let later = self.lease.filter(|h| h.lease.id == id).map_or(deadline, |h| h.lease.deadline.max(deadline));
+                self.lease = Some(Held { lease: Lease { id, deadline: later }, ttl });
+                self.next_lease = None;
+            }
+            Leased::Next { id, began, ttl } => {
+                self.next_lease = Some(Held { lease: Lease { id, deadline: began + ttl }, ttl });
+            }
+            Leased::Gone => {
+                if self.lease.take().is_some() {
+                    warn!("the lease has ended in the DCS; the member key is written anew");
+                }
+            }
+            Leased::Unknown(e) => warn!("the lease was not renewed: {e}"),
+        }
+    }
+
+    /// Takes a look at PostgreSQL unless a newer one is known.
+    pub(crate) fn probed(&mut self, began: Tick, local: Local) {
+        if self.local_at.is_some_and(|at| began < at) {
+            return;
+        }
+        if local.process == Process::Stopped && matches!(self.local.process, Process::Running { .. }) && self.job.is_none() {
+            warn!("PostgreSQL has ended unexpectedly");
+        }
+        (self.local, self.local_at) = (local, Some(began));
+    }
+
+    pub(crate) fn guarded(&mut self, result: Result<Report, String>, now: Tick) {
+        match result {
+            Ok(report) => {
+                self.watchdog_failed = report.watchdog.is_none() && report.trouble.is_some();
+                self.guard_unsettled = matches!(report.state, GuardState::Fenced { settled: false, .. });
+                self.guard = match report.state {
+                    GuardState::Idle | GuardState::Disarmed => Guard::Idle,
+                    GuardState::Armed { term, deadline } => {
+                        Guard::Armed { term, deadline: deadline + guard_margin(self.settings.ttl) }
+                    }
+                    GuardState::Fenced { term, .. } => Guard::Fenced { term },
+                };
+            }
+            Err(why) => {
+                warn!("the guard doesn't answer: {why}");
+                self.guard_lost(now);
+            }
+        }
+    }
+
+    pub(crate) fn guard_lost(&mut self, now: Tick) {
+        if !matches!(self.guard, Guard::Lost(_)) {
+            self.guard = Guard::Lost(now);
+        }
+    }
+
+    pub(crate) fn worked(&mut self, kind: JobKind, result: Result<(), String>, now: Tick) {
+        self.job = None;
+        match result {
+            Ok(()) => {
+                if self.failed.as_ref().is_some_and(|f| f.kind == kind) {
+                    self.failed = None;
+                }
+            }
+            Err(why) => {
+                error!("{kind:?} failed: {why}");
+                let before = self.failed.as_ref().filter(|f| f.kind == kind).map_or(0, |f| f.times);
+                self.failed = Some(Failed { kind, at: now, times: before + 1, why });
+            }
+        }
+    }
+}
