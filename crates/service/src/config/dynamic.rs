@@ -11,8 +11,7 @@ use super::model::Config;
 use super::read::{boolean, scalar};
 use super::spelling;
 
-/// Server parameters that all members must agree on. They come from the DCS only, with these values where it has none;
-/// the second text is what makes a value acceptable.
+/// Server parameters that all members must agree on. They come from the DCS only, with these values where it has none.
 const SHARED: &[(&str, &str, Accepts)] = &[
     ("wal_level", "replica", Accepts::Words(&["replica", "logical", "hot_standby"])),
     ("hot_standby", "on", Accepts::Words(&["on"])),
@@ -151,6 +150,7 @@ fn server_parameters(
     let mut parameters = dynamic;
     for (name, message) in bad {
         parameters.remove(name);
+        let message = format!("{message}: the default is used instead");
         problems.push(Problem { path: format!("postgresql.parameters.{name}"), message });
     }
     for (name, default, _) in SHARED {
@@ -187,7 +187,7 @@ pub(super) fn without_effect(local: &BTreeMap<String, String>) -> Vec<(String, &
 }
 
 fn unacceptable(given: &BTreeMap<String, String>) -> impl Iterator<Item = (&'static str, String)> {
-    SHARED.iter().filter_map(|(name, default, accepts)| {
+    SHARED.iter().filter_map(|(name, _, accepts)| {
         let value = given.get(*name)?;
         let wants = match accepts {
             Accepts::Words(words) => {
@@ -204,7 +204,7 @@ fn unacceptable(given: &BTreeMap<String, String>) -> impl Iterator<Item = (&'sta
                 (!fits).then(|| format!("a whole number of at least {least}"))
             }
         }?;
-        Some((*name, format!("\"{value}\" is not {wants}; {default} is used instead")))
+        Some((*name, format!("\"{value}\" is not {wants}")))
     })
 }
 
@@ -229,6 +229,10 @@ pub(super) fn parameters(value: &Value) -> (BTreeMap<String, String>, Vec<(Strin
             problems.push((name.clone(), "is not the name of a server parameter".to_owned()));
             continue;
         }
+        if let Some(meant) = misspelt(name) {
+            problems.push((name.clone(), format!("PostgreSQL has no such parameter: did you mean \"{meant}\"?")));
+            continue;
+        }
         match parameter(value) {
             Some(text) if text.contains(['\n', '\r', '\0']) => {
                 problems.push((name.clone(), "must be one line".to_owned()));
@@ -239,6 +243,13 @@ pub(super) fn parameters(value: &Value) -> (BTreeMap<String, String>, Vec<(Strin
         }
     }
     (parameters, problems)
+}
+
+/// The shared parameter that a name is one slip away from. PostgreSQL wouldn't start with such a name.
+fn misspelt(name: &str) -> Option<&'static str> {
+    let shared = SHARED.iter().map(|(known, _, _)| *known).chain(SHARED_WITHOUT_DEFAULT.iter().copied());
+    let lower = name.to_ascii_lowercase();
+    shared.into_iter().find(|known| lower != **known && spelling::is_slip(&lower, known))
 }
 
 fn parameter(value: &Value) -> Option<String> {

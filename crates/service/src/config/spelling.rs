@@ -79,7 +79,7 @@ fn unknown(map: &Map<String, Value>, key: &str, path: String, names: &[&str], ta
 }
 
 /// Whether a slip of the fingers turns one name into the other.
-fn is_slip(written: &str, known: &str) -> bool {
+pub(super) fn is_slip(written: &str, known: &str) -> bool {
     let slips = if known.chars().count() <= 5 { 1 } else { 2 };
     written.chars().count() >= 3 && strsim::osa_distance(&written.to_lowercase(), known) <= slips
 }
@@ -90,7 +90,8 @@ pub(super) fn nearest<'a>(written: &str, names: &[&'a str]) -> Option<&'a str> {
     let likeness = |name: &&str| strsim::osa_distance(&lower, name);
     let best = names.iter().copied().min_by_key(likeness)?;
     let limit = if best.len() <= 5 { 1 } else { 1 + best.len() / 4 };
-    (likeness(&best) <= limit).then_some(best)
+    let longer = || names.iter().copied().find(|name| lower.len() >= 4 && name.starts_with(&lower));
+    if likeness(&best) <= limit { Some(best) } else { longer() }
 }
 
 /// Where a key that stands at the wrong place belongs.

@@ -113,6 +113,12 @@ fn a_near_name_beside_the_right_one_is_a_warning_only() {
 }
 
 #[test]
+fn an_abbreviation_is_told_the_full_name() {
+    let w = warnings(&seed_with("      username: postgres", "      user: postgres"));
+    assert_eq!(w, ["postgresql.authentication.superuser.user: unknown setting, ignored: did you mean \"username\"?"]);
+}
+
+#[test]
 fn a_setting_at_the_wrong_place_is_told_its_own() {
     let w = warnings(&seed_with("scope: otus\n", "scope: otus\nloop_wait: 5\n"));
     assert_eq!(w, ["loop_wait: unknown setting, ignored: it belongs at \"bootstrap.dcs.loop_wait\""]);
@@ -386,13 +392,14 @@ mod dynamic_configuration {
     fn check_reports_values_names_and_parameters() {
         let checked = check(&json!({
             "ttl": 30, "loop_wiat": 10, "whatever": 1, "failsafe_mode": true,
-            "postgresql": {"parameters": {"max_connections": 3, "bad name": 1, "port": 1, "work_mem": {"a": 1}}, "pg_hba": {"a": 1}}
+            "postgresql": {"parameters": {"max_connections": 3, "max_wal_sender": 5, "bad name": 1, "port": 1, "work_mem": {"a": 1}}, "pg_hba": {"a": 1}}
         }));
         let faults: Vec<&str> = checked.faults.iter().map(|p| p.path.as_str()).collect();
         assert_eq!(
             faults,
             [
                 "loop_wiat",
+                "postgresql.parameters.max_wal_sender",
                 "postgresql.parameters.bad name",
                 "postgresql.parameters.work_mem",
                 "postgresql.parameters.max_connections",

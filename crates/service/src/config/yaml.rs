@@ -55,7 +55,10 @@ fn syntax(error: &serde_yaml_ng::Error, file: &Path) -> Fault {
         t if t.contains("cannot start any token") => {
             " (indent with spaces, not tabs; quote values that begin with @ or `)"
         }
-        t if t.contains("mapping values are not allowed") => " (quote values that contain \": \")",
+        t if t.contains("mapping values are not allowed") => {
+            " (quote values that contain \": \", and check the indentation)"
+        }
+        t if t.contains("unexpected end of stream") => " (is a quote or bracket not closed?)",
         t if t.contains("did not find expected key") => " (is the indentation right?)",
         _ => "",
     };
