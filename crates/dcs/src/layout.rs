@@ -76,7 +76,7 @@ fn decode_entry(cluster: &mut Cluster, key: &str, entry: &Entry) -> Result<(), S
             let term = Term { dcs_id: cluster.dcs_id, revision: entry.created };
             cluster.leader = Some(Leader { name: text(entry), term, lease: entry.lease });
         }
-        INITIALIZE => cluster.initialize = Some(text(entry)),
+        INITIALIZE => (cluster.initialize, cluster.initialize_lease) = (Some(text(entry)), entry.lease),
         CONFIG => cluster.config = Some(Revisioned { revision, value: Value::Object(object(entry)?) }),
         STATUS => cluster.status = Some(parse::<Optime>(object(entry)?)?),
         SYNC => {

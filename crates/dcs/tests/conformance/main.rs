@@ -33,7 +33,7 @@ impl Store for InMemory {
     }
 
     fn ttl(&self) -> Duration {
-        Duration::from_millis(300)
+        Duration::from_millis(500)
     }
 }
 
@@ -46,7 +46,7 @@ impl Store for InFile {
     }
 
     fn ttl(&self) -> Duration {
-        Duration::from_millis(500)
+        Duration::from_secs(1)
     }
 }
 
@@ -74,7 +74,7 @@ impl Store for InEtcd {
     }
 
     fn ttl(&self) -> Duration {
-        Duration::from_secs(1)
+        Duration::from_secs(2)
     }
 }
 

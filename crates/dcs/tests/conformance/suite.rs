@@ -144,7 +144,7 @@ pub(crate) async fn keep_alive_extends(store: &dyn Store) {
     let begun = Instant::now();
     let at = client.commit(&[], &[leased("leader", "pg1", lease)]).await.unwrap().unwrap();
     let mut often = tokio::time::interval(store.ttl() / 4);
-    while begun.elapsed() < store.ttl() * 3 {
+    while begun.elapsed() < store.ttl() * 2 {
         often.tick().await;
         client.keep_alive(lease).await.unwrap();
     }
