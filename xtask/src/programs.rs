@@ -1,0 +1,50 @@
+//! Building pgherd's programs and putting them into dist/.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::checkout;
+
+/// Packages and the program that each builds.
+const PROGRAMS: &[(&str, &str)] = &[("agent", "pgherd-agent"), ("ctl", "pgherdctl"), ("pooler", "pgherd-pooler")];
+
+/// Builds them and returns their paths relative to the checkout.
+pub(crate) fn build(debug: bool) -> Result<Vec<String>> {
+    let root = checkout::root()?;
+    let present: Vec<_> = PROGRAMS.iter().filter(|(p, _)| root.join("crates").join(p).is_dir()).collect();
+    let mut cargo = Command::new(cargo());
+    cargo.current_dir(&root).arg("build");
+    if !debug {
+        cargo.arg("--release");
+    }
+    for (package, _) in &present {
+        cargo.args(["-p", package]);
+    }
+    checkout::run(&mut cargo)?;
+    let built = built_directory(&root, debug);
+    fs::create_dir_all(root.join("dist")).context("create dist")?;
+    present.iter().map(|(_, program)| install(&built.join(program), &root, program)).collect()
+}
+
+/// The cargo that runs this, else the one on PATH.
+pub(crate) fn cargo() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Where cargo puts programs.
+pub(crate) fn built_directory(root: &Path, debug: bool) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |t| root.join(t));
+    target.join(if debug { "debug" } else { "release" })
+}
+
+/// Renames into place: a program that runs can't be written over.
+fn install(from: &Path, root: &Path, program: &str) -> Result<String> {
+    let to = root.join("dist").join(program);
+    let fresh = to.with_extension("new");
+    fs::copy(from, &fresh).with_context(|| format!("copy {}", from.display()))?;
+    fs::rename(&fresh, &to).with_context(|| format!("put {} into place", to.display()))?;
+    Ok(format!("dist/{program}"))
+}
