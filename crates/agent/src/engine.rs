@@ -41,7 +41,7 @@ pub(crate) struct Engine {
     upkeep: upkeep::Upkeep,
     waiting: HashMap<JobKind, Vec<Answer>>,
     pinged_at: Tick,
-    logged: (&'static str, Tick),
+    logged: (&'static str, bool, Tick),
 }
 
 impl Engine {
@@ -66,7 +66,7 @@ impl Engine {
             upkeep: upkeep::Upkeep::default(),
             waiting: HashMap::new(),
             pinged_at: Tick::default(),
-            logged: ("", Tick::default()),
+            logged: ("", false, Tick::default()),
         }
     }
 
@@ -114,12 +114,14 @@ impl Engine {
     }
 
     fn log(&mut self, reason: &Reason, at: Tick) {
-        let (label, when) = self.logged;
-        if reason.label() == label && at.since(when) < REPEAT_LOG {
+        let (label, alarming, when) = self.logged;
+        let same = reason.label() == label && reason.is_alarming() == alarming && at.since(when) < REPEAT_LOG;
+        // That work goes on was said when it began.
+        if same || matches!(reason, Reason::Busy { .. }) {
             debug!("{reason}");
             return;
         }
-        self.logged = (reason.label(), at);
+        self.logged = (reason.label(), reason.is_alarming(), at);
         if reason.is_alarming() { warn!("{reason}") } else { info!("{reason}") }
     }
 

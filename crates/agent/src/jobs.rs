@@ -181,6 +181,10 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
         return wipe_or_refuse(context, settings.remove_data_directory_on_diverged_timelines, NO_REWIND).await;
     }
     match instance.rewind(&from).await {
+        Ok(rewound) if !rewound.changed => {
+            info!("pg_rewind found nothing to repair");
+            Ok(())
+        }
         Ok(_) => {
             info!("pg_rewind has brought this node back to the history of {}", from.name);
             Ok(())

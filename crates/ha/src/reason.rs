@@ -112,6 +112,7 @@ impl Reason {
             self,
             LeaseNotRenewed | LeaseLost | LeadershipLost { .. } | GuardLost | GuardFenced | TermEnded | Orphans
         ) || matches!(self, Distrusted { .. } | DataDamaged { .. } | ForeignData { .. } | Backoff { .. })
-            || matches!(self, Recovering { .. } | HandingOver { .. } | NobodyToHandTo { .. } | HistoryDiverged { .. })
+            || matches!(self, HandingOver { .. } | NobodyToHandTo { .. } | HistoryDiverged { .. })
+            || matches!(self, Recovering { seconds } if *seconds > 0)
     }
 }

@@ -210,8 +210,13 @@ impl Inner {
     /// Reads the control data and remembers it. Blocking.
     pub(crate) fn control_data(&self) -> Result<ControlData, Error> {
         let text = self.programs.control_data(self.data_dir())?;
-        let control = controldata::parse(&text)
+        let mut control = controldata::parse(&text)
             .map_err(|message| Error::Program { program: "pg_controldata".into(), message })?;
+        if self.data_dir().join("backup_label").exists() {
+            // A base backup that was never started: the state in it is that of the server it was taken from. Recovering
+            // it as a crashed primary would write WAL of its own.
+            control.in_recovery = true;
+        }
         self.lock_state().control = Some(control.clone());
         Ok(control)
     }
