@@ -209,11 +209,11 @@ impl Drop for Group {
     }
 }
 
-/// The directory of the newest PostgreSQL: PATH first, then where distributions put it.
+/// The directory with all of PostgreSQL's programs: on PATH, else the newest where distributions put it.
 fn find_dir() -> Option<PathBuf> {
-    let on_path = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path).find(|d| d.join("postgres").is_file() && d.join("initdb").is_file())
-    });
+    // A directory may have some of them only, as links.
+    let complete = |dir: &PathBuf| NEEDED.iter().all(|p| dir.join(p).is_file());
+    let on_path = std::env::var_os("PATH").and_then(|path| std::env::split_paths(&path).find(complete));
     if on_path.is_some() {
         return on_path;
     }
@@ -227,7 +227,7 @@ fn find_dir() -> Option<PathBuf> {
         let major = named.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<u32>().ok());
         let bin = dir.join("bin");
         if let Some(major) = major
-            && bin.join("postgres").is_file()
+            && complete(&bin)
         {
             found.push((major, bin));
         }

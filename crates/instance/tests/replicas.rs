@@ -1,0 +1,196 @@
+//! Several servers: cloning, streaming, promotion, rewinding, slots, synchronous replication, and stops that a standby
+//! could hold up.
+
+mod cluster;
+
+use std::time::{Duration, Instant as Clock};
+
+use cluster::{LONG, Place, send};
+use ha::Lsn;
+use ha::local::{Process, Sql};
+use instance::{Divergence, RewindError, Start, Stop};
+use rustix::process::Signal;
+
+#[tokio::test]
+async fn a_replica_streams_stops_receiving_and_is_promoted() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let pg2 = place.replica("pg2", &pg1).await;
+    assert_eq!(pg1.instance.divergence(&pg2.upstream()).await.unwrap(), Divergence::None);
+    pg1.ask("CREATE TABLE homework (word text)").await;
+    let written = pg1.wait("up", |_| true).await;
+    let standby = written.replication.first().expect("a standby is connected");
+    assert_eq!((standby.application_name.as_str(), standby.state.as_str()), ("pg2", "streaming"));
+    let replica = pg2.wait("caught up", |a| a.replayed >= written.written).await;
+    assert!(replica.in_recovery && replica.timeline == 1);
+    let from = Some(("127.0.0.1".to_owned(), pg1.port));
+    assert_eq!((replica.receiver_from, replica.upstream), (from.clone(), from));
+    assert!(matches!(pg2.instance.probe().await.process, Process::Running { standby: true, .. }));
+    assert_eq!(pg2.ask("SELECT count(*) FROM homework").await, "0");
+
+    pg2.instance.follow(None).await.unwrap();
+    assert_eq!(pg2.titled(&["walreceiver"]), Vec::<u32>::new());
+    pg1.ask("INSERT INTO homework VALUES ('not for pg2')").await;
+    let stalled = pg2.wait("without upstream", |a| a.upstream.is_none() && a.receiver.is_none()).await;
+    assert!(stalled.received < pg1.wait("up", |_| true).await.written);
+    pg2.instance.follow(Some(pg1.upstream())).await.unwrap();
+    let written = pg1.wait("up", |_| true).await.written;
+    pg2.wait("caught up again", |a| a.replayed >= written).await;
+
+    let receiver = pg2.titled(&["walreceiver"]);
+    send(receiver[0], Signal::STOP);
+    pg2.instance.follow(None).await.unwrap();
+    assert_eq!(pg2.titled(&["walreceiver"]), Vec::<u32>::new(), "a frozen receiver is ended too");
+
+    let began = Clock::now();
+    pg2.instance.promote().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    pg2.ask("INSERT INTO homework VALUES ('written by pg2')").await;
+    let answer = pg2.wait("primary", |a| !a.in_recovery).await;
+    assert_eq!(answer.timeline, 2);
+    assert!(matches!(pg2.instance.probe().await.process, Process::Running { standby: false, .. }));
+    pg2.instance.promote().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_diverged_primary_is_rewound() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let pg2 = place.replica("pg2", &pg1).await;
+    pg1.ask("CREATE TABLE t (v text)").await;
+    let written = pg1.wait("up", |_| true).await.written;
+    pg2.wait("caught up", |a| a.replayed >= written).await;
+    pg2.instance.follow(None).await.unwrap();
+    pg1.ask("INSERT INTO t VALUES ('lost')").await;
+    pg2.instance.promote().await.unwrap();
+    pg2.ask("INSERT INTO t VALUES ('kept')").await;
+
+    let running = pg1.instance.divergence(&pg2.upstream()).await.unwrap();
+    assert!(matches!(running, Divergence::Diverged { timeline: 1, upstream_timeline: 2, .. }), "{running:?}");
+    send(pg1.pid(), Signal::KILL);
+    pg1.instance.exited().await;
+    pg1.instance.kill().await.unwrap();
+    let crashed = pg1.instance.divergence(&pg2.upstream()).await.unwrap();
+    assert!(!matches!(crashed, Divergence::None), "{crashed:?}");
+
+    let rewound = pg1.instance.rewind(&pg2.upstream()).await.unwrap();
+    assert!(rewound.changed);
+    pg2.instance.sync_slots(&["pg1".to_owned()], true, &[]).await.unwrap();
+    pg1.start(Start::Replica { upstream: Some(pg2.upstream()) }).await;
+    let written = pg2.wait("up", |_| true).await.written;
+    let answer = pg1.wait("caught up", |a| a.replayed >= written).await;
+    assert_eq!(answer.timeline, 2);
+    assert_eq!(pg1.ask("SELECT string_agg(v, ',') FROM t").await, "kept");
+    assert_eq!(pg1.ask("SHOW port").await, pg1.port.to_string(), "the source's own settings are not kept");
+    assert_eq!(pg1.instance.divergence(&pg2.upstream()).await.unwrap(), Divergence::None);
+}
+
+#[tokio::test]
+async fn a_clean_handover_is_no_divergence_and_another_cluster_is_refused() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let pg2 = place.replica("pg2", &pg1).await;
+    let stopped = pg1.instance.stop(Stop { wait_for: Some(vec!["pg2".into()]), ..Stop::default() }).await.unwrap();
+    assert!(stopped.clean);
+    let end = stopped.checkpoint.unwrap();
+    let answer = pg2.wait("all received", |a| a.received >= end).await;
+    assert_eq!(answer.received, end, "the computed end of the shutdown checkpoint is the true one");
+    pg2.instance.promote().await.unwrap();
+    pg2.ask("CREATE TABLE t (v text)").await;
+    assert_eq!(pg1.instance.divergence(&pg2.upstream()).await.unwrap(), Divergence::None);
+    pg2.instance.sync_slots(&["pg1".to_owned()], true, &[]).await.unwrap();
+    pg1.start(Start::Replica { upstream: Some(pg2.upstream()) }).await;
+    let written = pg2.wait("up", |_| true).await.written;
+    pg1.wait("follows", |a| a.replayed >= written && a.timeline == 2).await;
+
+    let stranger = place.primary("other").await;
+    stranger.instance.stop(Stop::default()).await.unwrap();
+    let refused = stranger.instance.rewind(&pg2.upstream()).await;
+    assert!(matches!(refused, Err(RewindError::OtherCluster(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_frozen_standby_does_not_hold_up_a_fast_stop() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let pg2 = place.replica("pg2", &pg1).await;
+    let pg3 = place.replica("pg3", &pg1).await;
+    pg1.ask("CREATE TABLE t AS SELECT generate_series(1, 1000) AS n").await;
+    let frozen = pg3.processes();
+    for pid in &frozen {
+        send(*pid, Signal::STOP);
+    }
+    pg1.ask("INSERT INTO t SELECT generate_series(1, 100000)").await;
+    let stop = Stop {
+        wait_for: Some(vec!["pg2".into()]),
+        others_after: Duration::from_millis(300),
+        give_up_after: Some(LONG),
+        ..Stop::default()
+    };
+    let began = Clock::now();
+    let stopped = pg1.instance.stop(stop).await.unwrap();
+    assert!(stopped.clean && !stopped.killed, "{stopped:?}");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let end = stopped.checkpoint.unwrap();
+    pg2.wait("all received", |a| a.received >= end).await;
+    for pid in frozen {
+        send(pid, Signal::CONT);
+    }
+}
+
+#[tokio::test]
+async fn slots_hold_wal_on_the_primary_alone() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let pg2 = place.replica("pg2", &pg1).await;
+    let state = "SELECT string_agg(slot_name || ':' || (restart_lsn IS NOT NULL), ',' ORDER BY slot_name) FROM pg_replication_slots";
+    let members = ["pg1".to_owned(), "Node-3".to_owned()];
+    pg1.instance.sync_slots(&["pg2".into(), "Node-3".into()], true, &[]).await.unwrap();
+    assert_eq!(pg1.ask(state).await, "node_3:true,pg2:true");
+    pg2.instance.sync_slots(&members, false, &[]).await.unwrap();
+    assert_eq!(pg2.ask(state).await, "node_3:false,pg1:false");
+    pg2.ask("SELECT pg_drop_replication_slot('pg1')").await;
+    pg2.ask("SELECT pg_create_physical_replication_slot('pg1', true)").await;
+    pg2.instance.sync_slots(&members, false, &[]).await.unwrap();
+    assert_eq!(pg2.ask(state).await, "node_3:false,pg1:false", "an idle slot that holds WAL is made anew");
+    pg1.instance.sync_slots(&[], true, &["Node-3".into(), "pg2".into()]).await.unwrap();
+    assert_eq!(pg1.ask(state).await, "pg2:true", "a slot in use stays");
+}
+
+#[tokio::test]
+async fn commits_wait_for_the_named_standbys_once_it_returns() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let pg2 = place.replica("pg2", &pg1).await;
+    pg1.ask("CREATE TABLE t (v text)").await;
+    pg1.instance.set_synchronous(&["pg2".to_owned()]).await.unwrap();
+    let answer = pg1.wait("up", |_| true).await;
+    assert_eq!(answer.synchronous_standby_names, "\"pg2\"");
+    assert_eq!(answer.replication[0].sync_state, "sync");
+    let receiver = pg2.titled(&["walreceiver"])[0];
+    send(receiver, Signal::STOP);
+    let client = pg1.client().await;
+    let commit = tokio::spawn(async move { client.simple_query("INSERT INTO t VALUES ('x')").await.map(|_| ()) });
+    pg1.wait_waiting().await;
+    assert!(!commit.is_finished());
+    assert!(matches!(pg1.instance.probe().await.sql, Sql::Up(_)), "nothing of ours waits for standbys");
+    pg1.instance.set_synchronous(&[]).await.unwrap();
+    tokio::time::timeout(LONG, commit).await.unwrap().unwrap().unwrap();
+    send(receiver, Signal::CONT);
+    pg1.instance.set_synchronous(&["pg2".into(), "pg3".into()]).await.unwrap();
+    assert_eq!(pg1.ask("SHOW synchronous_standby_names").await, "2 (\"pg2\",\"pg3\")");
+    pg1.instance.stop(Stop { wait_for: Some(vec![]), ..Stop::default() }).await.unwrap();
+    pg1.start(Start::Primary).await;
+    assert_eq!(pg1.ask("SHOW synchronous_standby_names").await, "2 (\"pg2\",\"pg3\")", "a restart keeps them");
+    assert!(pg2.wait("up", |_| true).await.position() > Lsn(0));
+}
+
+impl cluster::Node {
+    /// Returns once a commit waits for a standby.
+    async fn wait_waiting(&self) {
+        let began = Clock::now();
+        while self.ask("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await != "1" {
+            assert!(began.elapsed() < LONG, "no commit waits");
+        }
+    }
+}
