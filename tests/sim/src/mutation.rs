@@ -1,0 +1,49 @@
+//! Bugs put in on purpose: each breaks one safety rule, and the simulation must find every one of them.
+
+use std::sync::Arc;
+
+use ha::View;
+use ha::cluster::{Revisioned, SyncState};
+
+/// A bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutation {
+    /// The guard never acts on its deadline (rule 2).
+    GuardSleeps,
+    /// The lease is counted from the renewal's answer rather than from before it was sent (rule 1).
+    LeaseFromAnswer,
+    /// The leader key is released when the shutdown begins rather than when it is over (rule 3).
+    ReleaseBeforeGone,
+    /// Processes that outlive the postmaster aren't noticed (rule 3).
+    OrphansUnseen,
+    /// An election takes no notice of the `sync` key (rule 4).
+    ElectionIgnoresSync,
+    /// A new leader doesn't narrow the `sync` key to itself before it is promoted (rule 4).
+    SyncNotNarrowed,
+}
+
+impl Mutation {
+    /// The view that the mutated agent decides on, where that is how the bug shows.
+    pub(crate) fn distort(self, view: &View) -> Option<View> {
+        let cluster = view.cluster()?;
+        let me = &view.me.name;
+        let sync = match self {
+            Mutation::ElectionIgnoresSync => None,
+            Mutation::SyncNotNarrowed if cluster.is_led_by(me) => {
+                let key = cluster.sync.as_ref().filter(|s| s.value.leader != *me)?;
+                let alone = SyncState { leader: me.clone(), ..SyncState::default() };
+                Some(Revisioned { revision: key.revision, value: alone })
+            }
+            _ => return None,
+        };
+        if self == Mutation::ElectionIgnoresSync
+            && cluster.is_led_by(me)
+            && view.answer().is_some_and(|a| !a.in_recovery)
+        {
+            return None;
+        }
+        let mut view = view.clone();
+        view.dcs.cluster = Some(Arc::new(ha::Cluster { sync, ..cluster.clone() }));
+        Some(view)
+    }
+}
