@@ -47,10 +47,14 @@ pub(super) enum Reading<T> {
 impl Store {
     pub(super) fn open(path: &Path, boot: &str) -> Result<Store, Error> {
         let fault = |e: std::io::Error| Error::Refused(format!("can't open {}: {e}", path.display()));
-        // SQLite gives its own files beside it the same mode.
-        let options = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let file = options.map_err(fault)?;
-        let metadata = file.metadata().map_err(fault)?;
+        // SQLite gives its own files beside it the same mode. A file that is there is never opened past SQLite: closing
+        // any descriptor of it drops this process's locks (fcntl(2)), and another process that finds none, on closing,
+        // deletes the WAL under everyone's feet.
+        match File::options().write(true).create_new(true).mode(0o600).open(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(fault(e)),
+            _ => {}
+        }
+        let metadata = std::fs::metadata(path).map_err(fault)?;
         let connection = Connection::open(path).map_err(|e| not_written(path, &e))?;
         let file = (metadata.dev(), metadata.ino());
         let mut store = Store { connection, boot: boot.to_owned(), path: path.to_owned(), file };

@@ -72,6 +72,32 @@ async fn other_processes_share_the_store_and_their_death_ends_their_leases() {
     assert!(killed.elapsed() < TTL + Duration::from_secs(1), "{:?}", killed.elapsed());
 }
 
+/// This test program again, as a passer-by that reads, writes and leaves.
+#[tokio::test]
+#[ignore = "run by other tests, as another process"]
+async fn comes_and_goes() {
+    let file = std::env::var_os(FILE).expect("the file's path in the environment");
+    let client = Embedded::open(file.as_ref(), SCOPE).unwrap();
+    let seen = client.read().await.unwrap();
+    let count: i32 = value(&seen, "count").unwrap().parse().unwrap();
+    client.commit(&[], &[put("count", &(count + 1).to_string())]).await.unwrap();
+}
+
+#[tokio::test]
+async fn passers_by_leave_the_store_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dcs");
+    let client = Embedded::open(&file, SCOPE).unwrap();
+    for round in 0..3 {
+        client.commit(&[], &[put("count", &(round * 10).to_string())]).await.unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "embedded::comes_and_goes", "--ignored"]).env(FILE, &file).stdout(Stdio::null());
+        assert!(command.status().unwrap().success());
+        let seen = client.read().await.unwrap();
+        assert_eq!(value(&seen, "count"), Some((round * 10 + 1).to_string().as_str()));
+    }
+}
+
 #[tokio::test]
 async fn another_boot_ends_every_lease() {
     let dir = tempfile::tempdir().unwrap();
