@@ -17,6 +17,9 @@ pub(crate) fn build(debug: bool) -> Result<Vec<String>> {
     let present: Vec<_> = PROGRAMS.iter().filter(|(p, _)| root.join("crates").join(p).is_dir()).collect();
     let mut cargo = Command::new(cargo());
     cargo.current_dir(&root).arg("build");
+    for variable in own_variables() {
+        cargo.env_remove(variable);
+    }
     if !debug {
         cargo.arg("--release");
     }
@@ -32,6 +35,12 @@ pub(crate) fn build(debug: bool) -> Result<Vec<String>> {
 /// The cargo that runs this, else the one on PATH.
 pub(crate) fn cargo() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Variables that cargo set for this very program; build scripts that look at them would run anew.
+pub(crate) fn own_variables() -> Vec<std::ffi::OsString> {
+    let ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    std::env::vars_os().map(|(name, _)| name).filter(|n| ours(&n.to_string_lossy())).collect()
 }
 
 /// Where cargo puts programs.

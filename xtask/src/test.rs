@@ -178,13 +178,8 @@ impl Suite {
         let (name, value) = supervise::mark();
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.root).env(name, value).stdin(Stdio::null());
-        // Set for this very program by cargo; they would make cargo build others anew.
-        for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with("CARGO_PKG_")
-                || variable.to_string_lossy() == "CARGO_MANIFEST_DIR"
-            {
-                command.env_remove(variable);
-            }
+        for variable in programs::own_variables() {
+            command.env_remove(variable);
         }
         command.env("CARGO_TERM_COLOR", "never").kill_on_drop(true);
         command
