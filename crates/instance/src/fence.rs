@@ -30,7 +30,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 /// How long to wait for exits before looking for processes that came into being meanwhile.
-const RESCAN: Duration = Duration::from_millis(10);
+const RESCAN: Duration = Duration::from_millis(50);
 
 /// What a fencing achieved.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

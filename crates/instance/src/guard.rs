@@ -27,19 +27,10 @@ mod server;
 mod state;
 pub mod watchdog;
 
+pub use crate::clock::now;
 pub use client::{Client, Error, Options};
 pub use protocol::{Report, State};
 pub use server::{Args, run};
 
-use ha::Tick;
-use rustix::time::{ClockId, clock_gettime};
-
 /// The version that agent and guard compare when they meet.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The present moment on CLOCK_BOOTTIME, the clock of deadlines.
-pub fn now() -> Tick {
-    let t = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(t.tv_sec).unwrap_or(0);
-    Tick(seconds * 1_000_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0))
-}

@@ -345,11 +345,13 @@ async fn rubbish_ends_the_connection_and_nothing_else() {
 #[ignore = "a measurement"]
 async fn measure() {
     for burners in [0, 2, 8] {
-        let mut burning: Vec<Child> =
-            (0..burners).map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap()).collect();
         let server = Server::start().with_writers(50);
         let rig = Rig::of(&server);
         rig.client.ensure().await.unwrap();
+        // They end by themselves should this process be killed.
+        let mut burning: Vec<Child> = (0..burners)
+            .map(|_| Command::new("timeout").args(["10", "sh", "-c", "while :; do :; done"]).spawn().unwrap())
+            .collect();
         let deadline = now() + Duration::from_millis(500);
         rig.client.arm(term(5), deadline, Some(server.postmaster())).await.unwrap();
         let scan = std::time::Instant::now();
@@ -369,10 +371,9 @@ async fn measure() {
         println!("\n{} processes, {burners} burners: all gone {took:?} after the deadline", last.len());
         let mut late = Vec::new();
         for n in 6..106 {
-            let deadline = now() + Duration::from_millis(5);
-            let report = rig.client.arm(term(n), deadline, None).await.unwrap();
-            assert!(matches!(report.state, State::Armed { .. }));
-            tokio::time::sleep(Duration::from_millis(15)).await;
+            let deadline = now() + Duration::from_millis(30);
+            rig.client.arm(term(n), deadline, None).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(45)).await;
         }
         rig.client.disarm().await.unwrap();
         until("the log is written", || rig.log().contains("disarmed"));
@@ -384,7 +385,6 @@ async fn measure() {
         let (n, first) = (late.len(), rig.log().lines().find(|l| l.contains("fenced, because")).unwrap().to_owned());
         println!("timer late by ms, {n} times: median {:.3}, worst {:.3}\n{first}", late[n / 2], late[n - 1]);
         for child in &mut burning {
-            child.kill().unwrap();
             child.wait().unwrap();
         }
     }
