@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant as Clock};
 
@@ -66,7 +67,7 @@ impl Place {
     /// A running primary with its users.
     pub(crate) async fn primary(&self, name: &str) -> Node {
         let node = self.node(name);
-        node.instance.initialize(&seed_initdb(), &node.conf).await.unwrap();
+        node.initdb();
         node.start(Start::Primary).await;
         node.instance.create_users(&[]).await.unwrap();
         node
@@ -76,7 +77,7 @@ impl Place {
     pub(crate) async fn replica(&self, name: &str, primary: &Node) -> Node {
         let node = self.node(name);
         primary.instance.sync_slots(&[name.to_owned()], true, &[]).await.unwrap();
-        node.instance.clone_from(&primary.upstream(), &[]).await.unwrap();
+        node.instance.clone_from(&primary.upstream(), &["no-sync".into()]).await.unwrap();
         node.start(Start::Replica { upstream: Some(primary.upstream()) }).await;
         node.wait("streaming", |a| a.receiver.as_deref() == Some("streaming")).await;
         node
@@ -86,6 +87,27 @@ impl Place {
 impl Node {
     pub(crate) fn upstream(&self) -> Upstream {
         Upstream { name: self.name.clone(), host: "127.0.0.1".into(), port: self.port }
+    }
+
+    /// What `initialize` does, without waiting for the disk.
+    fn initdb(&self) {
+        let root = self.data.parent().unwrap();
+        let password = root.join("password");
+        std::fs::write(&password, format!("{}\n", self.options.superuser.password.as_ref().unwrap())).unwrap();
+        give(&password);
+        let bin = "/usr/lib/postgresql/15/bin/initdb";
+        let mut command = if nix::unistd::Uid::effective().is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", bin]);
+            command
+        } else {
+            Command::new(bin)
+        };
+        command
+            .args(["-N", "-k", "-E", "UTF8", "--no-locale", "-U", "postgres", "-A", "scram-sha-256"])
+            .arg("--pwfile");
+        let output = command.arg(password).arg("-D").arg(&self.data).current_dir("/").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     pub(crate) async fn start(&self, how: Start) {
