@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use ha::settings::Problem;
 use serde_json::Value;
 use service::config::dynamic;
 
@@ -37,7 +38,7 @@ pub(crate) async fn run(context: &Context, options: &cli::EditConfig) -> Result 
     if wanted.value == present.value {
         return if options.quiet { Ok(()) } else { console.say("Not changed") };
     }
-    let wanted = checked(context, &cluster, &present.value, wanted)?;
+    let wanted = checked(context, &cluster, &present.value, wanted, options.force)?;
     if !options.quiet {
         console.write(&diff::unified(&before, &wanted.text, console.colourful))?;
     }
@@ -139,23 +140,32 @@ fn editor() -> Result<String> {
     })
 }
 
-/// Refuses what the agents couldn't use. A fault that was there before is a warning: it doesn't stand in the way of
-/// mending another one.
-fn checked(context: &Context, cluster: &Cluster, present: &Value, wanted: Wanted) -> Result<Wanted> {
-    let report = dynamic::check(&wanted.value);
-    let old = dynamic::check(present).faults;
-    let line = |problem: &ha::settings::Problem| match problem.path.as_str() {
+/// Refuses what the agents couldn't use, and unless forced, names they don't know. What was there before is a warning:
+/// it doesn't stand in the way of mending something else.
+fn checked(context: &Context, cluster: &Cluster, present: &Value, wanted: Wanted, force: bool) -> Result<Wanted> {
+    let old = judge(present, force).0;
+    let (faults, warnings) = judge(&wanted.value, force);
+    let line = |problem: &Problem| match problem.path.as_str() {
         "" => problem.message.clone(),
         path => format!("{path}: {}", problem.message),
     };
-    let (known, new): (Vec<_>, Vec<_>) = report.faults.iter().partition(|fault| old.contains(fault));
-    report.warnings.iter().chain(known).for_each(|w| context.console.note(format!("Warning: {}", line(w))));
+    let (known, new): (Vec<_>, Vec<_>) = faults.iter().partition(|fault| old.contains(fault));
+    warnings.iter().chain(known).for_each(|w| context.console.note(format!("Warning: {}", line(w))));
     if new.is_empty() {
         return Ok(wanted);
     }
     let faults = new.into_iter().map(line).collect::<Vec<_>>().join("\n  ");
     let kept = kept(cluster, wanted.edited)?;
     Err(Fault::failed(format!("Config not changed, it can't be used:\n  {faults}{kept}")))
+}
+
+/// Faults and warnings. People store settings of their own there, so that a name nobody knows can be forced in.
+fn judge(config: &Value, force: bool) -> (Vec<Problem>, Vec<Problem>) {
+    let report = dynamic::check(config);
+    let (unknown, warnings): (Vec<_>, Vec<_>) =
+        report.warnings.into_iter().partition(|w| !force && w.message.starts_with("unknown setting"));
+    let unknown = unknown.into_iter().map(|w| Problem { message: w.message.replace(", ignored", ""), ..w });
+    (report.faults.into_iter().chain(unknown).collect(), warnings)
 }
 
 /// Keeps the edited text, if there is one, and says where.

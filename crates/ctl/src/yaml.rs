@@ -43,9 +43,55 @@ fn json(value: yaml::Value) -> Result<Value, String> {
     })
 }
 
-/// Block YAML with the keys sorted, ending with a line end.
+/// Stands before a text that needs quotes while it is printed.
+const MARK: char = '\u{F8FF}';
+
+/// Block YAML with the keys sorted, ending with a line end. Texts that readers of YAML 1.1 (Patroni's) take for
+/// something else are quoted.
 pub(crate) fn print(value: &Value) -> String {
-    yaml::to_string(&sorted(value)).unwrap_or_else(|e| format!("# can't be shown as YAML: {e}\n"))
+    let print = |value: &Value| yaml::to_string(value).unwrap_or_else(|e| format!("# can't be shown as YAML: {e}\n"));
+    let text = print(&sorted(value));
+    if text.contains(MARK) {
+        return text;
+    }
+    // The printer knows YAML 1.2 only. Marked texts have no character that it would quote or break a line at.
+    let marked = print(&mark(&sorted(value)));
+    let quoted = |line: &str| match line.split_once(MARK) {
+        None => line.to_owned(),
+        Some((before, rest)) => match rest.split_once(": ").or_else(|| Some((rest.strip_suffix(':')?, ""))) {
+            Some((key, value)) => {
+                let value = value.strip_prefix(MARK).map_or_else(|| value.to_owned(), |v| format!("'{v}'"));
+                format!("{before}'{key}': {value}").trim_end().to_owned()
+            }
+            None => format!("{before}'{rest}'"),
+        },
+    };
+    let marked: String = marked.lines().map(|line| quoted(line) + "\n").collect();
+    if parse(&marked).is_ok_and(|read| read == *value) { marked } else { text }
+}
+
+fn mark(value: &Value) -> Value {
+    let text = |text: &str| if is_ambiguous(text) { format!("{MARK}{text}") } else { text.to_owned() };
+    match value {
+        Value::String(s) => Value::String(text(s)),
+        Value::Array(items) => items.iter().map(mark).collect(),
+        Value::Object(map) => Value::Object(map.iter().map(|(k, v)| (text(k), mark(v))).collect()),
+        other => other.clone(),
+    }
+}
+
+/// Whether YAML 1.1 takes it for a boolean, a date, a number in base 60 or one with underscores.
+fn is_ambiguous(text: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit() || b == b'_');
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b"+-:._TtZz ".contains(&b)) && !text.ends_with(' ');
+    let (rest, last) = unsigned.rsplit_once(':').unwrap_or(("", unsigned));
+    let base_60 = rest.split(':').chain(last.splitn(2, '.')).all(is_number);
+    let day: Vec<&str> = text.split(['T', 't', ' ']).next().unwrap_or_default().split('-').collect();
+    let date = day.len() == 3 && day[0].len() == 4 && day.iter().all(|p| is_number(p));
+    let grouped = unsigned.contains('_') && is_number(&unsigned.replacen('.', "", 1));
+    let word = matches!(text.to_ascii_lowercase().as_str(), "yes" | "no" | "on" | "off");
+    word || plain && (base_60 || date || grouped)
 }
 
 /// A mapping on one line: `{clonefrom: true, note: a b}`.
@@ -129,6 +175,16 @@ mod tests {
     fn keys_are_sorted_and_lists_stand_below_their_keys() {
         let value = json!({"b": "1", "a": {"d": "", "c": ["x", 1]}});
         assert_eq!(print(&value), "a:\n  c:\n  - x\n  - 1\n  d: ''\nb: '1'\n");
+    }
+
+    #[test]
+    fn texts_that_other_readers_misunderstand_are_quoted() {
+        let value = json!({"a": "on", "b": ["12:30", "2020-01-11T08:09:52.11+00:00", "1_000"], "c": "127.0.0.1:5433",
+            "off": {"No": "x"}, "d": "0/4000000", "no": "yes"});
+        let expected = "a: 'on'\nb:\n- '12:30'\n- '2020-01-11T08:09:52.11+00:00'\n- '1_000'\nc: 127.0.0.1:5433\n\
+                        d: 0/4000000\n'no': 'yes'\n'off':\n  'No': x\n";
+        assert_eq!(print(&value), expected);
+        assert_eq!(parse(expected).unwrap(), value);
     }
 
     #[test]

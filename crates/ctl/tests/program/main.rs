@@ -1,0 +1,6 @@
+//! The built program against an embedded DCS, with and without agents. What single parts print is tested beside them.
+
+mod agents;
+mod config;
+mod place;
+mod store;
