@@ -39,8 +39,8 @@ impl Instance {
     async fn base_backup(&self, from: &Upstream, extra: &[String], staging: &Path) -> Result<(), Error> {
         self.blocking(|own| own.0.write_pgpass()).await?;
         let mut command = self.0.programs.command("pg_basebackup");
-        let name = self.0.options.name.as_str();
-        let conninfo = self.0.conninfo(from, &self.0.options.replication, &[("application_name", name)]);
+        // Not the member's name: its stream acknowledges WAL that is no standby's yet.
+        let conninfo = self.0.conninfo(from, &self.0.options.replication, &[("application_name", "pgherd_clone")]);
         command.args(["--checkpoint=fast", "-X", "stream", "--no-password", "--progress", "-d", &conninfo, "-D"]);
         command.arg(staging);
         for option in extra {
@@ -125,6 +125,7 @@ impl Inner {
         }
         let doomed = files::sibling(dir, ".pgherd-removed");
         remove_tree(&doomed)?;
+        let mark = files::rewind_mark(dir);
         // pg_control goes first: from then on this is no cluster any more.
         files::remove_if_exists(&dir.join("global/pg_control"))?;
         self.lock_state().control = None;
@@ -132,6 +133,7 @@ impl Inner {
             remove_any(&path)?;
         }
         if std::fs::rename(dir, &doomed).is_ok() {
+            files::remove_if_exists(&mark)?;
             return remove_tree(&doomed);
         }
         for path in entries(dir) {
@@ -139,6 +141,7 @@ impl Inner {
                 remove_any(&path)?;
             }
         }
+        files::remove_if_exists(&mark)?;
         Ok(())
     }
 }

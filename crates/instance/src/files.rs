@@ -110,6 +110,12 @@ pub(crate) fn sibling(data_dir: &Path, suffix: &str) -> PathBuf {
     data_dir.with_file_name(name)
 }
 
+/// A file that says that pg_rewind was at work in the data directory. It lies beside it, because pg_rewind removes what
+/// its source doesn't have.
+pub(crate) fn rewind_mark(data_dir: &Path) -> PathBuf {
+    sibling(data_dir, ".pgherd-rewinding")
+}
+
 /// Makes an empty directory of mode 0700 that belongs to the user. A leftover of the same name is removed first: only
 /// unfinished work has such a name.
 pub(crate) fn fresh_dir(path: &Path, user: Option<&User>) -> Result<(), Error> {

@@ -50,6 +50,8 @@ pub(crate) struct State {
     pub(crate) conf: Configuration,
     /// Parameters held larger than configured since the last start: name, used, configured.
     pub(crate) raised: Vec<(String, String, String)>,
+    /// pg_rewind runs.
+    pub(crate) rewinding: bool,
     /// Control data read last.
     pub(crate) control: Option<ControlData>,
 }

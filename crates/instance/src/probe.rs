@@ -358,6 +358,9 @@ fn look_at_data(inner: &Inner, running: bool) -> DataDir {
             return DataDir::Damaged(format!("{} has files, but no {needed}", dir.display()));
         }
     }
+    if files::rewind_mark(dir).exists() && !inner.lock_state().rewinding {
+        return DataDir::Damaged("pg_rewind was interrupted or failed half way here: it must be cloned again".into());
+    }
     match inner.control_data() {
         Ok(control) => DataDir::Valid(control),
         Err(e) => DataDir::Damaged(e.to_string()),

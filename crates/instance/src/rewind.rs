@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::controldata;
 use crate::error::Error;
-use crate::files::{remove_if_exists, summary};
-use crate::instance::Instance;
+use crate::files::{remove_if_exists, rewind_mark, summary, write_atomic};
+use crate::instance::{Inner, Instance};
 use crate::options::Upstream;
 use crate::programs::{Finished, run};
 use crate::upstream::Identity;
@@ -86,16 +86,32 @@ impl Instance {
         if !control.clean && !self.version().rewind_recovers() {
             self.recover_alone().await?;
         }
-        let finished = self.run_pg_rewind(from).await?;
-        self.0.lock_state().control = None;
-        judge(&finished)
+        self.blocking(|own| {
+            write_atomic(&rewind_mark(own.0.data_dir()), "pgherd: pg_rewind is at work in the data directory\n", None)
+        })
+        .await?;
+        let _under_way = UnderWay::begin(&self.0);
+        let outcome = match self.run_pg_rewind(from).await {
+            Ok(finished) => judge(&finished),
+            Err(e) => Err(e),
+        };
+        let in_doubt = match &outcome {
+            Err(RewindError::Failed { touched, .. }) => *touched,
+            Err(RewindError::Other(e)) => matches!(e, Error::TimedOut { .. }),
+            _ => false,
+        };
+        if !in_doubt {
+            self.blocking(|own| remove_if_exists(&rewind_mark(own.0.data_dir()))).await?;
+        }
+        outcome
     }
 
     async fn run_pg_rewind(&self, from: &Upstream) -> Result<Finished, RewindError> {
         let o = &self.0.options;
         let user = o.rewind.as_ref().unwrap_or(&o.superuser);
         let mut command = self.0.programs.command("pg_rewind");
-        command.env("LC_ALL", "C").env("PGPASSFILE", self.0.pgpass()).arg("--target-pgdata").arg(self.0.data_dir());
+        command.env("LC_ALL", "C").env("PGPASSFILE", self.0.pgpass());
+        command.arg("--progress").arg("--target-pgdata").arg(self.0.data_dir());
         let conninfo = self.0.conninfo(from, user, &[("dbname", "postgres"), ("application_name", "pgherd")]);
         command.arg("--source-server").arg(conninfo);
         if self.version().rewind_takes_config_file() {
@@ -103,8 +119,8 @@ impl Instance {
         }
         tracing::info!("rewinding to the history of {} at {}:{}", from.name, from.host, from.port);
         let finished = run("pg_rewind", command, REWIND_LIMIT).await?;
-        for line in finished.stderr.lines().chain(finished.stdout.lines()) {
-            tracing::info!("{line}");
+        for line in finished.stderr.lines().chain(finished.stdout.lines()).filter(|l| !l.contains(" kB (")) {
+            tracing::info!("{}", line.trim());
         }
         Ok(finished)
     }
@@ -151,6 +167,24 @@ impl Instance {
     }
 }
 
+/// While it lives the probe takes the data directory for what it was.
+struct UnderWay<'a>(&'a Inner);
+
+impl UnderWay<'_> {
+    fn begin(inner: &Inner) -> UnderWay<'_> {
+        inner.lock_state().rewinding = true;
+        UnderWay(inner)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock_state();
+        state.rewinding = false;
+        state.control = None;
+    }
+}
+
 /// What pg_rewind's output means.
 fn judge(finished: &Finished) -> Result<Rewound, RewindError> {
     let said = format!("{}\n{}", finished.stdout, finished.stderr);
@@ -158,6 +192,10 @@ fn judge(finished: &Finished) -> Result<Rewound, RewindError> {
         return Ok(Rewound { changed: !said.contains("no rewind required") });
     }
     let message = summary(&said);
+    // pg_rewind prints this (with --progress) once it has decided on everything, before its first change.
+    if said.contains("need to copy") {
+        return Err(RewindError::Failed { message, touched: true });
+    }
     let has = |words: &[&str]| words.iter().any(|w| said.contains(w));
     if has(&["could not find previous WAL record", "could not find common ancestor"])
         || (said.contains("requested WAL segment") && said.contains("has already been removed"))
@@ -174,8 +212,7 @@ fn judge(finished: &Finished) -> Result<Rewound, RewindError> {
     if has(&["could not connect", "connection to server", "source server must not be in recovery"]) {
         return Err(RewindError::Source(message));
     }
-    // After this line pg_rewind has decided to change the target.
-    Err(RewindError::Failed { message, touched: said.contains("rewinding from last common checkpoint") })
+    Err(RewindError::Failed { message, touched: false })
 }
 
 #[cfg(test)]
@@ -200,7 +237,10 @@ mod tests {
         assert!(matches!(said(false, other), Err(RewindError::OtherCluster(_))));
         let down = "pg_rewind: error: connection to server at \"10.0.0.2\", port 5432 failed: Connection refused";
         assert!(matches!(said(false, down), Err(RewindError::Source(_))));
-        let half = "pg_rewind: rewinding from last common checkpoint at 0/2 on timeline 1\npg_rewind: error: disk";
+        let before = "pg_rewind: rewinding from last common checkpoint at 0/2 on timeline 1\npg_rewind: error: disk";
+        assert!(matches!(said(false, before), Err(RewindError::Failed { touched: false, .. })));
+        let half =
+            "pg_rewind: need to copy 53 MB (total source directory size is 75 MB)\nconnection to server was lost";
         assert!(matches!(said(false, half), Err(RewindError::Failed { touched: true, .. })));
     }
 }

@@ -59,6 +59,8 @@ impl Instance {
                     Ok(_) => return Ok(()),
                     // Starting up, or shutting down after a failure: its end or its readiness comes.
                     Err(e) if e.sqlstate().is_none_or(|s| s == "57P03") => {}
+                    // All connections are taken: it is up.
+                    Err(e) if e.sqlstate() == Some("53300") => return Ok(()),
                     Err(e) => return Err(e),
                 }
                 tokio::time::sleep(pause).await;
@@ -77,6 +79,12 @@ impl Inner {
         self.refuse_while_alive()?;
         let dir = self.data_dir();
         files::check_data_dir(dir, self.user(), self.programs.version.major())?;
+        if files::rewind_mark(dir).exists() {
+            return Err(Error::Setup(format!(
+                "pg_rewind was interrupted or failed half way in {}: clone it again",
+                dir.display()
+            )));
+        }
         let control = self.control_data()?;
         self.check_port()?;
         let standby = matches!(how, Start::Replica { .. });

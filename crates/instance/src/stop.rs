@@ -20,6 +20,8 @@ const FENCE_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long asking who is connected may take.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
+/// How long reading the control data may take.
+const READ_LIMIT: Duration = Duration::from_secs(5);
 /// How long a walsender may ignore SIGTERM once the shutdown checkpoint is written.
 const DEAF_AFTER: Duration = Duration::from_millis(500);
 
@@ -96,11 +98,16 @@ impl Instance {
             }
         }
         self.end_all(!killed).await?;
-        let end = self.blocking(|own| own.0.shutdown_position()).await;
+        // Storage may hang; the processes are gone all the same.
+        let end = timeout(READ_LIMIT, self.blocking(|own| own.0.shutdown_position())).await;
         let (clean, checkpoint) = match end {
-            Ok((clean, lsn)) => (clean, Some(lsn)),
-            Err(e) => {
+            Ok(Ok((clean, lsn))) => (clean, Some(lsn)),
+            Ok(Err(e)) => {
                 tracing::warn!("can't read the control data after the stop: {e}");
+                (false, None)
+            }
+            Err(_) => {
+                tracing::warn!("can't read the control data after the stop: storage doesn't answer");
                 (false, None)
             }
         };

@@ -68,6 +68,32 @@ async fn a_server_without_free_connections_is_not_refusing() {
 }
 
 #[tokio::test]
+async fn storage_that_hangs_does_not_hang_the_probe() {
+    let place = Place::new();
+    let mut node = place.node("pg1");
+    // Reading a FIFO that nobody writes hangs as hung storage does.
+    let root = node.data.parent().unwrap().to_owned();
+    let (fifo, program) = (root.join("fifo"), root.join("pg_controldata"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    cluster::give(&fifo);
+    std::fs::write(&program, format!("#!/bin/sh\nexec cat {}\n", fifo.display())).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::create_dir_all(node.data.join("global")).unwrap();
+    std::fs::set_permissions(&node.data, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    for file in ["PG_VERSION", "global/pg_control"] {
+        std::fs::write(node.data.join(file), "15\n").unwrap();
+    }
+    cluster::give(&node.data);
+    node.options.bin_names.insert("pg_controldata".into(), program.display().to_string());
+    node.instance = instance::Instance::new(node.options.clone()).unwrap();
+    let local = node.wait_local("stuck", |l| l.storage_stuck_since.is_some()).await;
+    let later = node.wait_local("stuck", |l| l.storage_stuck_since.is_some()).await;
+    assert_eq!(local.storage_stuck_since, later.storage_stuck_since, "it counts from the first look");
+    drop(std::fs::OpenOptions::new().write(true).open(&fifo).unwrap());
+    node.wait_local("answering again", |l| l.storage_stuck_since.is_none()).await;
+}
+
+#[tokio::test]
 async fn a_fast_stop_of_a_frozen_server_is_bounded() {
     let place = Place::new();
     let node = place.primary("pg1").await;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant as Clock};
 
 use cluster::{LONG, Place, send};
 use ha::Lsn;
-use ha::local::{Process, Sql};
+use ha::local::{DataDir, Process, Sql};
 use instance::{Divergence, RewindError, Start, Stop};
 use rustix::process::Signal;
 
@@ -73,8 +73,12 @@ async fn a_diverged_primary_is_rewound() {
     let crashed = pg1.instance.divergence(&pg2.upstream()).await.unwrap();
     assert!(!matches!(crashed, Divergence::None), "{crashed:?}");
 
+    let mark = pg1.data.with_file_name("data.pgherd-rewinding");
+    std::fs::write(&mark, "").unwrap();
+    assert!(matches!(pg1.instance.probe().await.data, DataDir::Damaged(_)), "a rewind was interrupted");
+    assert!(pg1.instance.start(Start::Primary, &pg1.conf).await.is_err());
     let rewound = pg1.instance.rewind(&pg2.upstream()).await.unwrap();
-    assert!(rewound.changed);
+    assert!(rewound.changed && !mark.exists());
     pg2.instance.sync_slots(&["pg1".to_owned()], true, &[]).await.unwrap();
     pg1.start(Start::Replica { upstream: Some(pg2.upstream()) }).await;
     let written = pg2.wait("up", |_| true).await.written;
