@@ -124,7 +124,10 @@ impl Agent {
             Link::Rest(rest) => self.over_rest(rest, order).await,
         };
         context.console.order_is_out(false);
-        answer
+        match answer {
+            Ok(answer) if !answer.is_success() && is_open(&answer.message) => Err(self.unanswered(&answer.message)),
+            answer => answer,
+        }
     }
 
     async fn over_control(&self, client: &Client, order: &Order, progress: &Progress) -> Result<Answer> {
@@ -165,7 +168,7 @@ impl Agent {
 
     fn unanswered(&self, reason: &str) -> Fault {
         Fault::Unknown(format!(
-            "{} was given the order, and its answer didn't come ({reason}); it may or may not be carried out: look with \
+            "{} was given the order, and how it ended is not known ({reason}); look with \
              `pgherdctl list` before trying again",
             self.name
         ))
@@ -206,6 +209,11 @@ impl Agent {
             }
         }
     }
+}
+
+/// Whether an agent, pgherd's or Patroni's, says that it doesn't know how an order ended.
+fn is_open(message: &str) -> bool {
+    message.ends_with("status unknown") || message.contains("may or may not")
 }
 
 /// Path and body of a REST call.

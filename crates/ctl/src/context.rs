@@ -47,9 +47,9 @@ impl Context {
             };
             Fault::Config(format!("the configuration can't be used:\n{faults}{hint}"))
         })?;
-        if cli.verbose {
-            loaded.warnings.iter().for_each(|warning| console.note(format!("Warning: {warning}")));
-        }
+        // An agent's file has much that doesn't matter here; a slip of the fingers may.
+        let shown = loaded.warnings.iter().filter(|w| cli.verbose || w.message.contains("did you mean"));
+        shown.for_each(|warning| console.note(format!("Warning: {warning}")));
         Ok(Context { config: loaded.config, console })
     }
 

@@ -13,7 +13,7 @@ use crate::fault::{Fault, Result};
 use crate::{clock, list, members};
 
 /// How often a member that is being cloned is asked.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(500);
 /// A member that never showed any work after this long has done it already.
 const NOTHING_SEEN: Duration = Duration::from_secs(10);
 
@@ -122,9 +122,9 @@ pub(crate) async fn reinit(context: &Context, options: &cli::Reinit) -> Result {
     for member in chosen {
         let answer = clone_again(context, member, options).await;
         match report.judge(answer)? {
-            Some(Ok(answer)) => {
+            Some(Ok(_)) => {
                 console.say(format!("Success: reinitialize for member {}", member.name))?;
-                started.extend((answer.status == 202).then_some(member));
+                started.push(member);
             }
             Some(Err(answer)) => console.say(failed("reinitialize", member, &answer))?,
             None => {}

@@ -11,7 +11,7 @@ use service::listen;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::place::Place;
+use crate::place::{Place, finish};
 
 /// An agent of pgherd that is only its listener: the test carries its orders out.
 struct Herd {
@@ -132,16 +132,18 @@ struct Patroni {
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-fn patroni(answer: &'static str) -> Patroni {
+/// The answers come in turn, the last one again and again.
+fn patroni(answers: &'static [&'static str]) -> Patroni {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&asked);
+    let answer = move |n: usize| answers[n.min(answers.len() - 1)];
     std::thread::spawn(move || listener.incoming().for_each(|stream| serve(&stream.unwrap(), answer, &seen)));
     Patroni { address, asked }
 }
 
-fn serve(mut stream: &TcpStream, answer: &str, asked: &Mutex<Vec<String>>) {
+fn serve(mut stream: &TcpStream, answer: impl Fn(usize) -> &'static str, asked: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream);
     let (mut head, mut length) = (String::new(), 0);
     while reader.read_line(&mut head).is_ok_and(|n| n > 2) {
@@ -155,13 +157,15 @@ fn serve(mut stream: &TcpStream, answer: &str, asked: &Mutex<Vec<String>>) {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
     let line = head.lines().next().unwrap().trim_end_matches(" HTTP/1.1");
-    asked.lock().unwrap().push(format!("{line} {}", String::from_utf8(body).unwrap()));
+    let mut asked = asked.lock().unwrap();
+    let answer = answer(asked.len());
+    asked.push(format!("{line} {}", String::from_utf8(body).unwrap()));
     let _ = stream.write_all(answer.as_bytes());
 }
 
 #[tokio::test]
 async fn a_patroni_is_ordered_over_rest() {
-    let patroni = patroni("HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\nrestarted successfully");
+    let patroni = patroni(&["HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\nrestarted successfully"]);
     let place = Place::with_members(&patroni.address).await;
     let run = place.run("restart otus pg2 --timeout 60 --force", "").await;
     assert!(run.code == Some(0) && run.out.ends_with("Success: restart on member pg2\n"), "{run:?}");
@@ -173,7 +177,7 @@ async fn a_patroni_is_ordered_over_rest() {
 
 #[tokio::test]
 async fn patronis_refusals_are_passed_on() {
-    let patroni = patroni("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy");
+    let patroni = patroni(&["HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"]);
     let place = Place::with_members(&patroni.address).await;
     let run = place.run("reinit otus pg2 --force", "").await;
     assert!(run.out.contains("Failed: reinitialize for member pg2, status code=503, (busy)"), "{run:?}");
@@ -182,10 +186,48 @@ async fn patronis_refusals_are_passed_on() {
 
 #[tokio::test]
 async fn an_order_without_an_answer_has_an_unknown_outcome() {
-    let patroni = patroni("");
+    let patroni = patroni(&[""]);
     let place = Place::with_members(&patroni.address).await;
     let run = place.run("switchover --force", "").await;
     assert_eq!(run.code, Some(3), "{run:?}");
-    assert!(run.err.contains("may or may not be carried out: look with `pgherdctl list`"), "{run:?}");
+    assert!(run.err.contains("how it ended is not known"), "{run:?}");
     assert_eq!(patroni.asked.lock().unwrap().len(), 1, "given once only");
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_knows_is_no_failure() {
+    let patroni = patroni(&["HTTP/1.1 503 Service Unavailable\r\nContent-Length: 25\r\n\r\nSwitchover status unknown"]);
+    let place = Place::with_members(&patroni.address).await;
+    let run = place.run("switchover --force", "").await;
+    assert!(run.code == Some(3) && run.err.contains("(Switchover status unknown)"), "{run:?}");
+}
+
+#[tokio::test]
+async fn a_reinitialisation_is_waited_for() {
+    let patroni = patroni(&[
+        "HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nreinitialize started",
+        "HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{\"state\":\"creating replica\"}",
+        "HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"state\":\"running\"}",
+    ]);
+    let place = Place::with_members(&patroni.address).await;
+    let run = place.run("reinit --wait otus", "pg3\ny\n").await;
+    let expected = "Which member do you want to reinitialize [pg2, pg3]? []: Are you sure you want to reinitialize members \
+                    pg3? [y/N]: Success: reinitialize for member pg3\nWaiting for reinitialize to complete on: pg3\n\
+                    Reinitialize is completed on: pg3\n";
+    assert!(run.code == Some(0) && run.out.ends_with(expected), "{run:?}");
+    let asked = ["POST /reinitialize {\"force\":false,\"from_leader\":false}", "GET /patroni ", "GET /patroni "];
+    assert_eq!(*patroni.asked.lock().unwrap(), asked);
+}
+
+#[tokio::test]
+async fn ctrl_c_does_not_take_an_order_back() {
+    let mut herd = herd();
+    let place = Place::with_members(&herd.address).await;
+    let child = place.start("restart otus pg1 --force", None);
+    let (_, answer) = herd.orders.recv().await.unwrap();
+    let killed = std::process::Command::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    let run = finish(child, "").await;
+    assert!(run.code == Some(3) && run.err.contains("The order was given already and goes on"), "{run:?}");
+    drop(answer);
 }
