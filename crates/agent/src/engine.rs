@@ -209,11 +209,11 @@ impl Engine {
             }
             Event::Answered(round) => self.state.peers = Some(round),
             Event::Worked { kind, since, result, began, local } => {
+                self.state.probed(began, *local);
                 // A job that was ended for a fence may have reported just before.
                 if self.state.job.is_some_and(|j| j.since == since) {
                     self.worked(kind, result);
                 }
-                self.state.probed(began, *local);
             }
             Event::Fenced(left, began, local) => {
                 if left > 0 {

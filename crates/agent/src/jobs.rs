@@ -68,9 +68,8 @@ fn text(e: instance::Error) -> String {
 fn upstream(context: &Context, name: &str) -> Result<Upstream, String> {
     let cluster = context.cluster.as_ref();
     let member = cluster.and_then(|c| c.members.get(name));
-    let (host, port) = member
-        .and_then(|m| m.host_port())
-        .ok_or_else(|| format!("member {name} has published no address yet"))?;
+    let (host, port) =
+        member.and_then(|m| m.host_port()).ok_or_else(|| format!("member {name} has published no address yet"))?;
     Ok(Upstream { name: name.to_owned(), host, port })
 }
 
@@ -83,7 +82,10 @@ fn names(value: &str) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let mut open = false;
     for (i, pieces) in inside.enumerate() {
-        if i > 0 && open && let Some(last) = out.last_mut() {
+        if i > 0
+            && open
+            && let Some(last) = out.last_mut()
+        {
             last.push('"');
         }
         for (j, piece) in pieces.into_iter().enumerate() {
@@ -174,7 +176,9 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
         Divergence::None => return Ok(()),
         Divergence::Diverged { .. } => warn!("this node's history has diverged from that of {}", from.name),
         Divergence::Unknown(_) if !settings.use_pg_rewind => return Ok(()),
-        Divergence::Unknown(why) => info!("whether this node's history has diverged can't be told ({why}): pg_rewind looks"),
+        Divergence::Unknown(why) => {
+            info!("whether this node's history has diverged can't be told ({why}): pg_rewind looks")
+        }
     }
     stop(context, Some(Vec::new())).await?;
     if !settings.use_pg_rewind {

@@ -36,8 +36,12 @@ use crate::node::{Fault, Node};
 
 /// Runs PostgreSQL on this node as a member of a highly available cluster.
 #[derive(Parser)]
-#[command(name = "pgherd-agent", version, after_help = "Exit codes: 0 stopped, 1 failed, 64 bad configuration.\n\
-    SIGTERM stops PostgreSQL and leaves the cluster, SIGHUP reads the configuration again.")]
+#[command(
+    name = "pgherd-agent",
+    version,
+    after_help = "Exit codes: 0 stopped, 1 failed, 64 bad configuration.\n\
+    SIGTERM stops PostgreSQL and leaves the cluster, SIGHUP reads the configuration again."
+)]
 struct Cli {
     /// The configuration: Patroni's YAML (a file, or a directory of *.yml). PATRONI_CONFIGURATION may hold it instead.
     config: Option<PathBuf>,
@@ -136,7 +140,12 @@ fn run(config: Config, source: Source, logging: Logging) -> ExitCode {
 
 /// From start to end.
 async fn live(node: Arc<Node>) -> Result<()> {
-    info!("pgherd-agent {} starts: member {} of cluster {}", env!("CARGO_PKG_VERSION"), node.me.name, node.config().scope);
+    info!(
+        "pgherd-agent {} starts: member {} of cluster {}",
+        env!("CARGO_PKG_VERSION"),
+        node.me.name,
+        node.config().scope
+    );
     watch::refuse_double(&node).await?;
     let signals = Signals::new().context("catch signals")?;
     let notifier = Arc::new(Notifier::from_env());
@@ -196,7 +205,8 @@ async fn forward_signals(mut signals: Signals, events: mpsc::Sender<Event>, noti
             }
         };
         if events.send(event).await.is_err() {
-            return;
+            // The engine has ended; this task is ended with the process.
+            std::future::pending::<()>().await;
         }
         notifier.ready("running");
     }

@@ -11,9 +11,9 @@ use ha::access::{Access, Credentials as Basic};
 use ha::cluster::tag_is_set;
 use ha::decide::guard_margin;
 use ha::view::Me;
+use instance::fence;
 use instance::guard;
 use instance::{Instance, NewUser};
-use instance::fence;
 use service::config::{self, Config, VerifyClient, WatchdogMode};
 use service::logging::Logging;
 use service::tls;
@@ -53,8 +53,7 @@ impl Node {
         let dcs = connect(&config).await?;
         let run_dir = run_dir(&config.postgresql.data_dir).map_err(Fault::Other)?;
         let program = std::env::current_exe().context("find the agent's own program").map_err(Fault::Other)?;
-        let mut options =
-            guard::Options::new(program, run_dir.join("guard.sock"), config.postgresql.data_dir.clone());
+        let mut options = guard::Options::new(program, run_dir.join("guard.sock"), config.postgresql.data_dir.clone());
         options.log = guard_log(&config);
         let guard = guard::Client::new(options);
         let tls = peer_tls(&config).map_err(|e| Fault::Configuration(format!("{e:#}")))?;
@@ -231,9 +230,9 @@ async fn connect(config: &Config) -> Result<Arc<dyn Dcs>, Fault> {
         config::Dcs::Embedded(e) => dcs::Embedded::open(&e.path, &prefix).map(|d| Arc::new(d) as Arc<dyn Dcs>),
         config::Dcs::Etcd(e) => {
             let pem = |path: &Option<PathBuf>| match path {
-                Some(p) => std::fs::read(p)
-                    .map(Some)
-                    .map_err(|e| Fault::Configuration(format!("etcd: {}: {e}", p.display()))),
+                Some(p) => {
+                    std::fs::read(p).map(Some).map_err(|e| Fault::Configuration(format!("etcd: {}: {e}", p.display())))
+                }
                 None => Ok(None),
             };
             let options = dcs::etcd::Options {

@@ -61,7 +61,9 @@ fn refuse_restart(filter: &RestartFilter, state: &State, node: &Node) -> Option<
     }
     match filter.postgres_version.as_deref().map(version_number) {
         Some(None) => Some(no(Outcome::Invalid, "PostgreSQL version should be in the first.major.minor format")),
-        Some(Some(v)) if answer.server_version >= v => Some(no(Outcome::Failed, "restart conditions are not satisfied")),
+        Some(Some(v)) if answer.server_version >= v => {
+            Some(no(Outcome::Failed, "restart conditions are not satisfied"))
+        }
         _ => None,
     }
 }
@@ -187,7 +189,13 @@ impl Run {
     }
 
     /// Waits until another member leads and accepts writes, or the request was taken back.
-    async fn await_leader(&mut self, before: &Cluster, request: &Failover, patience: Duration, switchover: bool) -> Reply {
+    async fn await_leader(
+        &mut self,
+        before: &Cluster,
+        request: &Failover,
+        patience: Duration,
+        switchover: bool,
+    ) -> Reply {
         let word = if switchover { "Switchover" } else { "Failover" };
         let old = before.term();
         let deadline = Instant::now() + patience;
@@ -203,7 +211,10 @@ impl Run {
                             let message = format!("{} over to {:?} instead of {c:?}", past(switchover), new.name);
                             no(Outcome::Done, message)
                         }
-                        (_, true) => no(Outcome::Done, format!("Successfully {} over to {:?}", past(switchover).to_lowercase(), new.name)),
+                        (_, true) => no(
+                            Outcome::Done,
+                            format!("Successfully {} over to {:?}", past(switchover).to_lowercase(), new.name),
+                        ),
                         (_, false) => no(Outcome::Failed, format!("{word} failed")),
                     };
                 }
@@ -245,7 +256,9 @@ fn fits(cluster: &Cluster, request: &Failover, switchover: bool) -> Result<(), R
     match request.candidate.as_deref() {
         Some(name) if Some(name) == leader => refuse("candidate is the current leader".into()),
         Some(name) if !cluster.members.contains_key(name) => refuse("candidate does not exist".into()),
-        Some(name) if cluster.members[name].tag("nofailover") => refuse(format!("candidate {name} is tagged nofailover")),
+        Some(name) if cluster.members[name].tag("nofailover") => {
+            refuse(format!("candidate {name} is tagged nofailover"))
+        }
         Some(name) if !able(name) => refuse("candidate name does not match with sync_standby".into()),
         Some(_) => Ok(()),
         None if cluster.members.keys().any(|n| Some(n.as_str()) != leader && able(n)) => Ok(()),

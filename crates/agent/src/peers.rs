@@ -68,7 +68,8 @@ async fn get(url: &str, tls: Option<tokio_rustls::TlsConnector>) -> anyhow::Resu
     let authority = uri.authority().map(|a| a.to_string()).unwrap_or_default();
     let request = Request::get(path).header("host", authority).body(Empty::<Bytes>::new())?;
     if https {
-        let connector = tls.ok_or_else(|| anyhow::anyhow!("the member speaks TLS and no certificate authority is configured"))?;
+        let connector =
+            tls.ok_or_else(|| anyhow::anyhow!("the member speaks TLS and no certificate authority is configured"))?;
         let name = rustls_pki_types::ServerName::try_from(host)?;
         return exchange(connector.connect(name, stream).await?, request).await;
     }

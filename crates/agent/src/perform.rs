@@ -119,10 +119,13 @@ async fn change_ttl(context: &Context, held: Held) -> Leased {
     Leased::Held { id, began, ttl }
 }
 
-/// Arms the guard, replacing one that doesn't answer.
+/// Moves the deadline of an armed guard on, or arms it; one that doesn't answer is replaced.
 async fn arm(context: &Context, term: Term, deadline: Tick) -> Event {
     let kill_at = deadline.before(guard_margin(context.settings.ttl));
     let guard = &context.node.guard;
+    if let Ok(report) = guard.extend(term, kill_at).await {
+        return Event::Guard(Ok(report));
+    }
     let first = match guard.ensure().await {
         Ok(()) => guard.arm(term, kill_at, None).await,
         Err(e) => Err(e),
@@ -178,9 +181,7 @@ fn transaction(context: &Context, action: &Action) -> Option<(Vec<Condition>, Ve
             vec![Condition::Absent(layout::INITIALIZE.into()), Condition::Absent(layout::LEADER.into())],
             vec![put(layout::INITIALIZE, Vec::new(), lease?)],
         ),
-        Action::Acquire => {
-            (vec![Condition::Absent(layout::LEADER.into())], vec![put(layout::LEADER, name, lease?)])
-        }
+        Action::Acquire => (vec![Condition::Absent(layout::LEADER.into())], vec![put(layout::LEADER, name, lease?)]),
         Action::Release { term, position } => {
             let status = position.map(|p| put(layout::STATUS, optime(context, p), 0));
             let delete = Write::Delete(layout::LEADER.into());

@@ -72,9 +72,11 @@ fn build(engine: &Engine, reason: &Reason, at: Tick) -> Status {
         replay_paused: answer.is_some_and(|a| a.replay_paused),
         replication_state: replication_state(answer),
         replication: answer.map(|a| a.replication.clone()).unwrap_or_default(),
-        sync_standby: s.cluster.as_ref().and_then(|c| c.sync.as_ref()).is_some_and(|y| {
-            role == Role::Replica && y.value.standbys.contains(&node.me.name)
-        }),
+        sync_standby: s
+            .cluster
+            .as_ref()
+            .and_then(|c| c.sync.as_ref())
+            .is_some_and(|y| role == Role::Replica && y.value.standbys.contains(&node.me.name)),
         pending_restart: pending_restart(answer),
         tags: config.tags.clone(),
         pause: s.settings.pause,
@@ -198,7 +200,8 @@ pub(crate) fn member(engine: &mut Engine, at: Tick) {
     }
     published.writing = true;
     published.at = at;
-    let put = Write::Put { key: layout::member_key(&new.name), value: layout::member_value(&new), lease: held.lease.id };
+    let put =
+        Write::Put { key: layout::member_key(&new.name), value: layout::member_value(&new), lease: held.lease.id };
     let (node, events) = (engine.node.clone(), engine.sender.clone());
     engine.spawn(async move {
         let result = node.dcs.commit(&[], &[put]).await.map(|_| ());

@@ -165,7 +165,6 @@ impl State {
             pg_hba: effective.pg_hba,
             pg_ident: effective.pg_ident,
             use_slots: effective.settings.use_slots,
-            ..Configuration::default()
         };
         if configuration == self.configuration && effective.settings == self.settings {
             return;
@@ -180,7 +179,8 @@ impl State {
         match leased {
             Leased::Held { id, began, ttl } => {
                 let deadline = began + ttl;
-                let later = self.lease.filter(|h| h.lease.id == id).map_or(deadline, |h| h.lease.deadline.max(deadline));
+                let later =
+                    self.lease.filter(|h| h.lease.id == id).map_or(deadline, |h| h.lease.deadline.max(deadline));
                 self.lease = Some(Held { lease: Lease { id, deadline: later }, ttl });
                 self.next_lease = None;
             }
@@ -201,7 +201,10 @@ impl State {
         if self.local_at.is_some_and(|at| began < at) {
             return;
         }
-        if local.process == Process::Stopped && matches!(self.local.process, Process::Running { .. }) && self.job.is_none() {
+        if local.process == Process::Stopped
+            && matches!(self.local.process, Process::Running { .. })
+            && self.job.is_none()
+        {
             warn!("PostgreSQL has ended unexpectedly");
         }
         (self.local, self.local_at) = (local, Some(began));

@@ -77,8 +77,7 @@ impl Upkeep {
         for name in cluster.members.keys().filter(|n| *n != me) {
             self.seen.insert(name.clone(), at);
         }
-        let (wanted, gone): (Vec<_>, Vec<_>) =
-            self.seen.iter().partition(|(_, seen)| at.since(**seen) <= ttl);
+        let (wanted, gone): (Vec<_>, Vec<_>) = self.seen.iter().partition(|(_, seen)| at.since(**seen) <= ttl);
         let names = |v: Vec<(&String, &Tick)>| v.into_iter().map(|(n, _)| n.clone()).collect();
         Slots { wanted: names(wanted), gone: names(gone), primary }
     }

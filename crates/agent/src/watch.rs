@@ -44,15 +44,20 @@ pub(crate) fn start(
     tasks
 }
 
+/// Tells the engine. When it is gone the process is ending, and the task is ended with it.
+async fn tell(events: &Events, event: Event) {
+    if events.send(event).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Reads the DCS whenever something in it changes, and once a loop in any case.
 async fn follow_dcs(node: Arc<Node>, events: Events, status: watch::Receiver<Arc<Status>>) {
     loop {
         let began = now();
         let result = node.dcs.read().await;
         let revision = result.as_ref().map(|s| s.revision).map_err(Clone::clone);
-        if events.send(Event::Read(Reading { began, result })).await.is_err() {
-            return;
-        }
+        tell(&events, Event::Read(Reading { began, result })).await;
         match revision {
             Err(_) => sleep(RETRY).await,
             Ok(revision) => {
@@ -74,9 +79,7 @@ async fn look(node: Arc<Node>, events: Events) {
     loop {
         let began = now();
         let local = node.instance.probe().await;
-        if events.send(Event::Probed(began, Box::new(local))).await.is_err() {
-            return;
-        }
+        tell(&events, Event::Probed(began, Box::new(local))).await;
         tokio::select! {
             () = sleep(LOOK_EVERY) => {}
             () = node.looker.notified() => {}
@@ -89,9 +92,7 @@ async fn report_exits(node: Arc<Node>, events: Events) {
     loop {
         let exited = node.instance.exited().await;
         info!("the postmaster (pid {}) has ended: {}", exited.pid, exited.status.as_deref().unwrap_or("not our child"));
-        if events.send(Event::Look).await.is_err() {
-            return;
-        }
+        tell(&events, Event::Look).await;
     }
 }
 
@@ -99,9 +100,7 @@ async fn report_exits(node: Arc<Node>, events: Events) {
 async fn report_guard(node: Arc<Node>, events: Events) {
     loop {
         node.guard.lost().await;
-        if events.send(Event::GuardLost).await.is_err() {
-            return;
-        }
+        tell(&events, Event::GuardLost).await;
         sleep(Duration::from_millis(100)).await;
     }
 }
