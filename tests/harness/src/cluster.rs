@@ -244,9 +244,15 @@ impl Cluster {
 
     /// Runs `pgherdctl -c <the first node's file> ...` and returns what it printed, whatever its exit code.
     pub async fn ctl(&self, arguments: &[&str], stdin: &str) -> Result<Output> {
+        self.ctl_with(arguments, stdin, &[]).await
+    }
+
+    /// The same with more environment variables.
+    pub async fn ctl_with(&self, arguments: &[&str], stdin: &str, variables: &[(&str, &str)]) -> Result<Output> {
         let first = self.nodes.first().context("the cluster has no nodes")?;
         let mut command = tokio::process::Command::new(&self.programs.ctl);
         command.arg("-c").arg(first.yaml()).args(arguments).env(MARK, &self.root).env_remove("EDITOR");
+        command.envs(variables.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("start pgherdctl")?;
         if let Some(mut pipe) = child.stdin.take() {
@@ -261,7 +267,12 @@ impl Cluster {
 
     /// The same; an error unless it exits with 0. Returns its standard output.
     pub async fn ctl_ok(&self, arguments: &[&str], stdin: &str) -> Result<String> {
-        let output = self.ctl(arguments, stdin).await?;
+        self.ctl_ok_with(arguments, stdin, &[]).await
+    }
+
+    /// The same with more environment variables.
+    pub async fn ctl_ok_with(&self, arguments: &[&str], stdin: &str, variables: &[(&str, &str)]) -> Result<String> {
+        let output = self.ctl_with(arguments, stdin, variables).await?;
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if !output.status.success() {
             let tails = self.log_tails();

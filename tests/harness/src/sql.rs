@@ -22,24 +22,30 @@ pub fn config(address: Ipv4Addr, database: &str) -> Config {
 
 /// A connection; the task that drives it ends with the client.
 pub async fn connect(address: Ipv4Addr, database: &str) -> Result<Client> {
-    let config = config(address, database);
-    let connecting = config.connect(NoTls);
-    let (client, connection) = tokio::time::timeout(Duration::from_secs(10), connecting)
+    connect_with(&config(address, database)).await.with_context(|| format!("connect to PostgreSQL at {address}"))
+}
+
+async fn connect_with(config: &Config) -> Result<Client> {
+    let (client, connection) = tokio::time::timeout(Duration::from_secs(10), config.connect(NoTls))
         .await
-        .map_err(|_| anyhow!("no answer from PostgreSQL"))?
-        .with_context(|| format!("connect to PostgreSQL at {address}"))?;
+        .map_err(|_| anyhow!("no answer from PostgreSQL"))??;
     tokio::spawn(connection);
     Ok(client)
 }
 
 /// Runs a query and returns its rows as text; NULL is the empty text.
 pub async fn query(address: Ipv4Addr, database: &str, query: &str) -> Result<Vec<Vec<String>>> {
-    let client = connect(address, database).await?;
+    query_with(&config(address, database), query).await.with_context(|| format!("query {address}"))
+}
+
+/// The same with other settings for the connection.
+pub async fn query_with(config: &Config, query: &str) -> Result<Vec<Vec<String>>> {
+    let client = connect_with(config).await?;
     let messages = tokio::time::timeout(TIMEOUT, client.simple_query(query))
         .await
         .map_err(|_| anyhow!("no answer within {} s", TIMEOUT.as_secs()))
         .and_then(|r| r.map_err(|e| anyhow!(message(&e))))
-        .with_context(|| format!("{query:?} at {address}"))?;
+        .with_context(|| format!("run {query:?}"))?;
     Ok(messages
         .iter()
         .filter_map(|m| match m {

@@ -1,0 +1,173 @@
+//! Configurations and environments that can't work: one clear message each, the right exit code, and no data touched.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::SOON;
+use harness::programs::Programs;
+use harness::{Cluster, Node, Options, Store};
+use serde_json::json;
+
+/// A cluster's files with nothing started.
+async fn files() -> Result<Cluster> {
+    Cluster::prepare(Options { nodes: 1, ..Options::quick(Store::Embedded) }).await
+}
+
+/// Runs the agent on a node's file until it ends by itself.
+async fn run_agent(node: &Node) -> Result<Output> {
+    let mut command = tokio::process::Command::from(node.command(Programs::find()?.agent.to_str().context("a path")?));
+    command.arg(node.yaml()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let child = command.spawn().context("start the agent")?;
+    tokio::time::timeout(SOON, child.wait_with_output())
+        .await
+        .context("the agent does not end")?
+        .context("run the agent")
+}
+
+/// The agent ends with `code` and names every one of `words` on stderr.
+async fn refuses(node: &Node, code: i32, words: &[&str]) -> Result<()> {
+    let output = run_agent(node).await?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(code), "exit {} in place of {code}:\n{text}", output.status);
+    for word in words {
+        ensure!(text.contains(word), "{word:?} is not said:\n{text}");
+    }
+    ensure!(!text.contains("panicked"), "{text}");
+    Ok(())
+}
+
+fn edit(node: &Node, from: &str, to: &str) -> Result<()> {
+    let text = fs::read_to_string(node.yaml())?;
+    ensure!(text.contains(from), "{from:?} is not in the file");
+    fs::write(node.yaml(), text.replace(from, to))?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_yaml_is_refused_with_its_line() -> Result<()> {
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    edit(node, "restapi:\n", "restapi: [\n")?;
+    refuses(node, 64, &["pg1.yml"]).await
+}
+
+#[tokio::test]
+async fn every_fault_of_a_file_is_told_at_once() -> Result<()> {
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    edit(node, "scope: otus\n", "")?;
+    edit(node, "ttl: 5", "ttl: soon")?;
+    edit(node, "data_dir:", "data_dri:")?;
+    refuses(node, 64, &["scope", "ttl", "data_dir"]).await
+}
+
+#[tokio::test]
+async fn a_misspelt_setting_is_named_with_the_nearest_known_one() -> Result<()> {
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    edit(node, "use_slots: true", "use_slotz: true")?;
+    node.start()?;
+    cluster.leader(SOON).await?;
+    let log = node.log_text();
+    ensure!(log.contains("use_slotz") && log.contains("use_slots"), "{log}");
+    cluster.finish(&["use_slotz"]).await
+}
+
+#[tokio::test]
+async fn timings_that_do_not_fit_together_are_refused() -> Result<()> {
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    edit(node, "retry_timeout: 2", "retry_timeout: 20")?;
+    refuses(node, 64, &["ttl", "loop_wait", "retry_timeout"]).await
+}
+
+#[tokio::test]
+async fn missing_programs_are_named() -> Result<()> {
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    cluster.configure(node, &json!({"postgresql": {"bin_dir": "/nowhere/bin"}}))?;
+    refuses(node, 64, &["/nowhere/bin"]).await
+}
+
+#[tokio::test]
+async fn a_data_directory_open_to_others_is_refused_and_left_alone() -> Result<()> {
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    node.start()?;
+    cluster.leader(SOON).await?;
+    node.stop(SOON)?;
+    fs::set_permissions(node.data_dir(), fs::Permissions::from_mode(0o777))?;
+    let output = run_agent(node).await?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(64), "exit {}:\n{text}", output.status);
+    ensure!(text.contains("chmod") || text.contains("0700"), "what to do is not said:\n{text}");
+    ensure!(fs::metadata(node.data_dir())?.permissions().mode() & 0o777 == 0o777, "the mode was changed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() -> Result<()> {
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    let _taken = std::net::TcpListener::bind((node.address, 8008))?;
+    let output = run_agent(node).await?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "the agent ran:\n{text}");
+    ensure!(text.contains(&format!("{}:8008", node.address)), "the address is not said:\n{text}");
+    ensure!(!node.data_dir().join("PG_VERSION").exists(), "data was written");
+    Ok(())
+}
+
+#[tokio::test]
+async fn data_of_another_cluster_is_refused_and_left_alone() -> Result<()> {
+    let one = Cluster::start(Options { nodes: 1, ..Options::quick(Store::Embedded) }).await?;
+    let other = Cluster::start(Options { nodes: 2, ..Options::quick(Store::Embedded) }).await?;
+    let stranger = one.node("pg1");
+    stranger.stop(SOON)?;
+    let leader = other.leader(SOON).await?;
+    let replica = other.nodes.iter().find(|n| n.name != leader.name).context("no replica")?;
+    replica.stop(SOON)?;
+    fs::rename(replica.data_dir(), replica.data_dir().with_extension("aside"))?;
+    fs::rename(stranger.data_dir(), replica.data_dir())?;
+    let control = fs::read(replica.data_dir().join("global/pg_control"))?;
+    replica.start()?;
+    other
+        .wait("the other cluster's data is refused", SOON, || async {
+            Ok(replica.log_text().contains("belongs to another cluster").then_some(()))
+        })
+        .await?;
+    ensure!(replica.postgres_processes().is_empty(), "PostgreSQL was started on another cluster's data");
+    ensure!(fs::read(replica.data_dir().join("global/pg_control"))? == control, "the data was touched");
+    Ok(())
+}
+
+#[tokio::test]
+async fn switchover_to_a_member_that_cannot_lead_is_refused_with_the_reason() -> Result<()> {
+    let cluster = Cluster::prepare(Options { nodes: 2, ..Options::quick(Store::Embedded) }).await?;
+    cluster.configure(cluster.node("pg2"), &json!({"tags": {"nofailover": true}}))?;
+    cluster.node("pg1").start()?;
+    cluster.leader(SOON).await?;
+    cluster.node("pg2").start()?;
+    cluster.wait_healthy(Duration::from_secs(120)).await?;
+    for candidate in ["pg2", "pg9"] {
+        let output = cluster.ctl(&["switchover", "--candidate", candidate, "--force"], "").await?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1), "{}: {text}", output.status);
+        ensure!(text.contains(candidate) || text.contains("No candidates"), "{text}");
+    }
+    ensure!(cluster.leader(SOON).await?.name == "pg1");
+    cluster.finish(&[]).await
+}
+
+#[tokio::test]
+async fn the_client_tells_a_bad_configuration_from_other_failures() -> Result<()> {
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    edit(node, "embedded:\n", "embeded:\n")?;
+    let output = cluster.ctl(&["list"], "").await?;
+    ensure!(output.status.code() == Some(64), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! What goes wrong in a cluster's life, and what may not follow from it. Every test has writers on all nodes and fails if
+//! two nodes ever took writes at the same time.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use e2e::{SOON, accepted, no_overlap, start_writers};
+use harness::{Cluster, Node, Options, Store, history};
+use rustix::process::Signal;
+
+fn leader_timeline(view: &serde_json::Value) -> Option<u64> {
+    harness::cluster::members(view).iter().find(|m| m["role"] == "leader")?["timeline"].as_u64()
+}
+
+fn kill(node: &Node) -> Result<()> {
+    let agent = node.agent().context("no agent runs")?;
+    agent.signal(Signal::KILL);
+    ensure!(agent.wait_gone(SOON), "the agent survives SIGKILL");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_agent_that_returns_in_time_interrupts_nothing() -> Result<()> {
+    let cluster = Cluster::start(Options::quick(Store::Etcd)).await?;
+    let before = cluster.view().await?;
+    let writers = start_writers(&cluster).await?;
+    let leader = cluster.leader(SOON).await?;
+    let session = harness::sql::connect(leader.address, "postgres").await?;
+    let (postmaster, since) = (leader.postmaster().context("no postmaster")?, writers.now());
+
+    kill(leader)?;
+    leader.start()?;
+    let again = cluster.wait_healthy(SOON).await?;
+    accepted(&cluster, &writers).await?;
+
+    ensure!(postmaster.is_alive(), "PostgreSQL was restarted");
+    session.simple_query("SELECT 1").await.context("use a session opened before")?;
+    ensure!(leader_timeline(&again) == leader_timeline(&before), "another timeline: {again}");
+    let until = writers.now();
+    let writes = writers.stop()?;
+    no_overlap(&writes)?;
+    let outage = history::outage(&writes, since, until);
+    ensure!(outage < Duration::from_secs(1), "no write was accepted for {outage:?}");
+    cluster.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_frozen_agents_postgres_is_fenced_before_another_leads() -> Result<()> {
+    let cluster = Cluster::start(Options::quick(Store::Etcd)).await?;
+    let writers = start_writers(&cluster).await?;
+    let leader = cluster.leader(SOON).await?;
+    leader.signal_agent(Signal::STOP)?;
+    let new = cluster.leader_other_than(&leader.name, SOON).await?;
+    ensure!(leader.postgres_processes().is_empty(), "PostgreSQL of the frozen agent lives");
+    ensure!(accepted(&cluster, &writers).await?.name == new.name);
+    leader.signal_agent(Signal::CONT)?;
+    cluster.wait_healthy(SOON).await?;
+    no_overlap(&writers.stop()?)?;
+    cluster.finish(&["fenced", "lease", "guard", "postmaster"]).await
+}
+
+#[tokio::test]
+async fn a_killed_agents_postgres_is_fenced_before_another_leads() -> Result<()> {
+    let cluster = Cluster::start(Options::quick(Store::Embedded)).await?;
+    let writers = start_writers(&cluster).await?;
+    let leader = cluster.leader(SOON).await?;
+    kill(leader)?;
+    let new = cluster.leader_other_than(&leader.name, SOON).await?;
+    ensure!(leader.postgres_processes().is_empty(), "PostgreSQL of the killed agent lives");
+    ensure!(accepted(&cluster, &writers).await?.name == new.name);
+    leader.start()?;
+    cluster.wait_healthy(SOON).await?;
+    no_overlap(&writers.stop()?)?;
+    cluster.finish(&["guard", "fenc"]).await
+}
+
+#[tokio::test]
+async fn orphans_of_a_killed_postmaster_write_no_more() -> Result<()> {
+    let cluster = Cluster::start(Options::quick(Store::Etcd)).await?;
+    let writers = start_writers(&cluster).await?;
+    let leader = cluster.leader(SOON).await?;
+    // A backend that is busy without the postmaster: it would go on for a minute.
+    let busy = harness::sql::connect(leader.address, "postgres").await?;
+    let query = "DO $$ BEGIN FOR i IN 1..6000 LOOP PERFORM pg_sleep(0.01); INSERT INTO probe VALUES (-i); COMMIT; \
+                 END LOOP; END $$";
+    let task = tokio::spawn(async move { busy.simple_query(query).await.map(drop) });
+    cluster
+        .wait("the backend is busy", SOON, || async {
+            let rows = cluster.sql(leader, "SELECT count(*) FROM probe WHERE key < 0").await?;
+            Ok((rows != [["0"]]).then_some(()))
+        })
+        .await?;
+    let postmaster = leader.postmaster().context("no postmaster")?;
+    let orphans = leader.postgres_processes();
+
+    postmaster.signal(Signal::KILL);
+    accepted(&cluster, &writers).await?;
+    let left: Vec<_> = orphans.iter().filter(|o| o.is_alive()).collect();
+    ensure!(left.is_empty(), "orphans live while writes are accepted: {left:?}");
+    ensure!(task.await?.is_err(), "the busy session survived");
+    cluster.wait_healthy(SOON).await?;
+    no_overlap(&writers.stop()?)?;
+    cluster.finish(&["postmaster"]).await
+}
+
+#[tokio::test]
+async fn without_etcd_the_leader_steps_down_and_leads_again_when_it_returns() -> Result<()> {
+    let cluster = Cluster::start(Options::quick(Store::Etcd)).await?;
+    let writers = start_writers(&cluster).await?;
+    let etcd = cluster.etcd.as_ref().context("no etcd")?;
+    let members: Vec<_> =
+        etcd.members.iter().map(|m| m.process().context("an etcd member is down")).collect::<Result<_>>()?;
+    members.iter().for_each(|m| assert!(m.signal(Signal::STOP)));
+    let since = writers.now();
+    // ttl is 5 s: nothing may be accepted beyond it.
+    cluster
+        .wait("no node accepts writes", SOON, || async {
+            let quiet = writers.writes().iter().map(|w| w.acked).max().unwrap_or_default() + Duration::from_secs(2);
+            Ok((writers.now() > quiet).then_some(()))
+        })
+        .await?;
+    let last = writers.writes().iter().map(|w| w.acked).max().unwrap_or_default();
+    ensure!(last < since + Duration::from_secs(5), "writes were accepted {:?} after etcd was lost", last - since);
+    ensure!(cluster.find_leader().await?.is_none(), "a node says it is primary without etcd");
+
+    members.iter().for_each(|m| assert!(m.signal(Signal::CONT)));
+    accepted(&cluster, &writers).await?;
+    cluster.wait_healthy(SOON).await?;
+    no_overlap(&writers.stop()?)?;
+    cluster.finish(&["DCS", "etcd", "lease", "watch"]).await
+}
+
+#[tokio::test]
+async fn losing_an_etcd_member_is_not_noticed() -> Result<()> {
+    let cluster = Cluster::start(Options::quick(Store::Etcd)).await?;
+    let writers = start_writers(&cluster).await?;
+    let leader = cluster.leader(SOON).await?.name.clone();
+    let etcd = cluster.etcd.as_ref().context("no etcd")?;
+    for member in &etcd.members {
+        let since = writers.now();
+        let process = member.process().context("an etcd member is down")?;
+        process.signal(Signal::KILL);
+        ensure!(process.wait_gone(SOON), "etcd survives SIGKILL");
+        // Longer than the lease lives, which must have been renewed through the other members.
+        cluster
+            .wait("a lease's life has passed", SOON, || async {
+                Ok((writers.now() > since + Duration::from_secs(7)).then_some(()))
+            })
+            .await?;
+        let outage = history::outage(&writers.writes(), since, writers.now());
+        ensure!(
+            outage < Duration::from_secs(1),
+            "no write for {outage:?} after etcd member {} was killed",
+            member.name
+        );
+        etcd.start_member(member)?;
+        etcd.wait_healthy(SOON).await?;
+    }
+    ensure!(cluster.leader(SOON).await?.name == leader, "the leadership moved");
+    no_overlap(&writers.stop()?)?;
+    cluster.finish(&["DCS", "etcd", "lease", "watch"]).await
+}
+
+#[tokio::test]
+async fn a_diverged_member_is_rewound() -> Result<()> {
+    let cluster = Cluster::start(Options::quick(Store::Embedded)).await?;
+    let old = cluster.leader(SOON).await?;
+    writers_table(&cluster, old).await?;
+    // A host whose agent and guard are both gone, and whose PostgreSQL goes on: nothing but the operator's own hands can
+    // make this. What it writes then is not acknowledged by the cluster.
+    for guard in old.guards() {
+        guard.signal(Signal::KILL);
+    }
+    kill(old)?;
+    for guard in old.guards() {
+        guard.signal(Signal::KILL);
+    }
+    let new = cluster.leader_other_than(&old.name, SOON).await?;
+    cluster.sql(new, "INSERT INTO story VALUES ('kept')").await?;
+    cluster.sql(old, "INSERT INTO story VALUES ('diverged')").await?;
+    old.start()?;
+    cluster.wait_healthy(SOON).await?;
+    cluster
+        .wait("the old leader has the new one's data", SOON, || async {
+            let rows = cluster.sql(old, "SELECT word FROM story ORDER BY 1").await?;
+            if rows == [["before"], ["kept"]] { Ok(Some(())) } else { bail!("{rows:?}") }
+        })
+        .await?;
+    ensure!(old.log_text().contains("pg_rewind"), "the old leader came back without pg_rewind");
+    cluster.finish(&["guard", "fenc", "diverged", "rewind", "primary"]).await
+}
+
+async fn writers_table(cluster: &Cluster, leader: &Node) -> Result<()> {
+    cluster.sql(leader, "CREATE TABLE story (word text)").await?;
+    cluster.sql(leader, "INSERT INTO story VALUES ('before')").await?;
+    cluster.wait_healthy(SOON).await.map(drop)
+}
