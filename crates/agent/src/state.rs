@@ -207,7 +207,7 @@ impl State {
         {
             warn!("PostgreSQL has ended unexpectedly");
         }
-        (self.local, self.local_at) = (local, Some(began));
+        (self.local, self.local_at) = (Local { taken_at: began, ..local }, Some(began));
     }
 
     pub(crate) fn guarded(&mut self, result: Result<Report, String>, now: Tick) {
@@ -245,8 +245,9 @@ impl State {
                 }
             }
             Err(why) => {
-                error!("{kind:?} failed: {why}");
                 let before = self.failed.as_ref().filter(|f| f.kind == kind).map_or(0, |f| f.times);
+                // Others come and go: what fails once or twice is tried again and needs nobody.
+                if before >= 2 { error!("{kind:?} failed: {why}") } else { warn!("{kind:?} failed: {why}") }
                 self.failed = Some(Failed { kind, at: now, times: before + 1, why });
             }
         }

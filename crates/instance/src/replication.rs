@@ -201,7 +201,9 @@ async fn in_force(client: &Client, name: &str, value: &str) -> Result<(), Error>
 async fn wait_for_senders(client: &Client, names: &[String]) -> Result<(), Error> {
     let began = Clock::now();
     let any = names.iter().any(|n| n == "*");
-    let sql = "SELECT application_name, sync_priority FROM pg_stat_replication WHERE state IN ('streaming', 'catchup')";
+    // A server in recovery gives its own standbys no priority, whatever the setting.
+    let sql = "SELECT application_name, sync_priority FROM pg_stat_replication \
+               WHERE state IN ('streaming', 'catchup') AND NOT pg_is_in_recovery()";
     loop {
         let senders = rows(client, "read the standbys' priorities", sql, STATEMENT_LIMIT).await?;
         let agrees = |name: &str, priority: i32| {
