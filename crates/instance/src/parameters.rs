@@ -21,8 +21,9 @@ const OWN: [&str; 11] = [
     "ident_file",
 ];
 
-/// Values for what isn't configured, the ones that Patroni's documentation states (section "Dynamic configuration").
-const DEFAULTS: [(&str, &str); 9] = [
+/// Values for what isn't configured, the ones that Patroni's documentation states (section "Dynamic configuration"); and
+/// a standby that tries its new leader again sooner than after PostgreSQL's 5 s, because synchronous commits wait for it.
+const DEFAULTS: [(&str, &str); 10] = [
     ("max_connections", "100"),
     ("max_wal_senders", "10"),
     ("max_worker_processes", "8"),
@@ -32,6 +33,7 @@ const DEFAULTS: [(&str, &str); 9] = [
     ("track_commit_timestamp", "off"),
     ("wal_level", "replica"),
     ("wal_log_hints", "on"),
+    ("wal_retrieve_retry_interval", "500ms"),
 ];
 
 /// The default of `wal_keep_size`, and of `wal_keep_segments` in segments of 16 MB.
