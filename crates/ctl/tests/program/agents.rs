@@ -4,10 +4,12 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use ha::access::{Access, Credentials};
 use ha::command::{Command, Order, Outcome, Reply};
 use ha::{Status, Tick};
-use service::config::HostPort;
+use service::config::{HostPort, VerifyClient};
 use service::listen;
+use service::tls::{self, ServerFiles};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +24,10 @@ struct Herd {
 }
 
 fn herd() -> Herd {
+    herd_with(Access::default(), None)
+}
+
+fn herd_with(access: Access, tls: Option<tls::Server>) -> Herd {
     let status = Status {
         name: "pg1".into(),
         scope: "otus".into(),
@@ -31,10 +37,10 @@ fn herd() -> Herd {
     };
     let (status, receiver) = watch::channel(Arc::new(status));
     let (sender, orders) = mpsc::channel(8);
-    let (_, access) = watch::channel(Arc::default());
+    let (_, access) = watch::channel(Arc::new(access));
     let routes = control::routes(control::Options { access }, receiver, || Tick(0), sender);
     let token = CancellationToken::new();
-    let options = listen::Options::new("agent", HostPort { host: "127.0.0.1".into(), port: 0 }, None);
+    let options = listen::Options::new("agent", HostPort { host: "127.0.0.1".into(), port: 0 }, tls);
     let (rest, grpc) = (listen::service(routes.clone()), listen::service(routes));
     let handle = listen::serve(options, rest, Some(grpc), token.clone()).unwrap();
     let address = handle.local_addr().to_string();
@@ -230,4 +236,46 @@ async fn ctrl_c_does_not_take_an_order_back() {
     let run = finish(child, "").await;
     assert!(run.code == Some(3) && run.err.contains("The order was given already and goes on"), "{run:?}");
     drop(answer);
+}
+
+#[tokio::test]
+async fn credentials_come_from_the_file() {
+    let credentials = Credentials { user: "admin".into(), password: "secret".into() };
+    let mut herd = herd_with(Access { credentials: Some(credentials), ..Access::default() }, None);
+    let place = Place::with_members(&herd.address).await;
+    let run = place.run("reload otus pg1 --force", "").await;
+    assert!(run.out.contains("Failed: reload for member pg1, status code=403, (no auth header received)"), "{run:?}");
+    // An agent's file has them in section restapi.
+    place.configure("restapi:\n  authentication: {username: admin, password: secret}\n");
+    let agent = async {
+        let (order, answer) = herd.orders.recv().await.unwrap();
+        assert_eq!((order.command, order.who.as_str()), (Command::Reload, "admin"));
+        answer.send(Reply::new(Outcome::Accepted, "reload scheduled")).unwrap();
+    };
+    let (run, ()) = tokio::join!(place.run("reload otus pg1 --force", ""), agent);
+    let expected = "Reload request received for member pg1 and will be processed within 1 seconds\n";
+    assert!(run.code == Some(0) && run.out.ends_with(expected), "{run:?}");
+}
+
+#[tokio::test]
+async fn agents_certificates_are_verified_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let cert = folder.path().join("agent.crt");
+    let text = format!("{}{}", made.cert.pem(), made.signing_key.serialize_pem());
+    std::fs::write(&cert, text).unwrap();
+    let files = ServerFiles { cert: cert.clone(), key: None, client_ca: None, verify: VerifyClient::None };
+    let herd = herd_with(Access::default(), Some(tls::Server::load(files).unwrap()));
+    let place = Place::with_members(&herd.address).await;
+    let member = format!("{{\"api_url\":\"https://{}/patroni\"}}", herd.address);
+    place.put(&[("members/pg2", &member)]).await;
+    let known = format!("pgherdctl version {}\n\npg2: pgherd 0.1.0 PostgreSQL 15.4\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(place.run("-k version otus pg2", "").await.out, known);
+    place.configure(&format!("ctl:\n  cacert: {}\n", cert.display()));
+    assert_eq!(place.run("version otus pg2", "").await.out, known);
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(&cert, other.cert.pem()).unwrap();
+    let run = place.run("version otus pg2", "").await;
+    assert!(run.code == Some(1) && run.out.contains("pg2: failed to get version: "), "{run:?}");
+    assert!(run.out.to_lowercase().contains("certificate"), "{run:?}");
 }

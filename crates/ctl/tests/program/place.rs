@@ -79,6 +79,12 @@ impl Place {
         path
     }
 
+    /// Adds lines to the configuration.
+    pub(crate) fn configure(&self, lines: &str) {
+        let text = std::fs::read_to_string(self.config_file()).unwrap();
+        std::fs::write(self.config_file(), text + lines).unwrap();
+    }
+
     fn config_file(&self) -> PathBuf {
         self.folder.path().join("ctl.yml")
     }
