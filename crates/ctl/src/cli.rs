@@ -25,7 +25,15 @@ pub(crate) struct Cli {
     pub(crate) config_file: Option<PathBuf>,
 
     /// The DCS, in place of the one in the configuration: etcd://HOST:PORT[/NAMESPACE], embedded:/PATH
-    #[arg(short = 'd', long, visible_alias = "dcs", value_name = "URL", env = "DCS_URL", global = true)]
+    #[arg(
+        short = 'd',
+        long,
+        visible_alias = "dcs",
+        value_name = "URL",
+        env = "DCS_URL",
+        hide_env_values = true,
+        global = true
+    )]
     pub(crate) dcs_url: Option<String>,
 
     /// Don't verify the agents' TLS certificates
