@@ -65,8 +65,11 @@ impl<'a> Step<'a> {
             return reason;
         }
         if self.view.local.process == Process::Orphans {
-            self.act(Action::Fence);
+            self.kill();
             return Reason::Orphans;
+        }
+        if self.settle_guard() {
+            return Reason::Settling;
         }
         if let Some(why) = &self.view.dcs.distrusted {
             return Reason::Distrusted { why: why.clone() };
@@ -93,17 +96,21 @@ impl<'a> Step<'a> {
     /// Takes what the view shows into memory.
     fn remember(&mut self) {
         let v = self.view;
+        self.memory.fencing = self.memory.fencing.filter(|at| v.local.taken_at <= *at);
         let in_recovery = v.answer().is_some_and(|a| a.in_recovery);
         if (v.is_stopped() || in_recovery) && v.job.is_none() {
             self.memory.writable = None;
         }
         if let Some(a) = v.answer().filter(|a| !a.in_recovery) {
-            self.memory.flushed = self.memory.flushed.max(a.flushed);
+            self.memory.flushed =
+                if a.timeline == self.memory.timeline { self.memory.flushed.max(a.flushed) } else { a.flushed };
+            self.memory.timeline = a.timeline;
             self.memory.to_replay = a.written.bytes_since(a.redo);
         }
         match v.cluster() {
             Some(c) if c.leader.is_none() => {
                 self.memory.leaderless_since.get_or_insert(self.now);
+                self.memory.unhealthy_since = None;
             }
             Some(c) => {
                 self.memory.leaderless_since = None;
@@ -111,6 +118,7 @@ impl<'a> Step<'a> {
                     self.memory.abstain_until = Tick::default();
                     self.memory.handover = None;
                     self.memory.unhealthy_since = None;
+                    (self.memory.flushed, self.memory.timeline) = Default::default();
                 }
             }
             None => {}
@@ -126,7 +134,8 @@ impl<'a> Step<'a> {
             (_, Process::Running { standby, .. }) => !standby || self.memory.writable.is_some(),
             (_, Process::Orphans) => true,
         };
-        starting || running
+        // A job that was ended for a kill may have started the server since the last look.
+        starting || running || self.memory.fencing.is_some()
     }
 
     /// Safety rule 1: a server that may be writable is killed unless the leader key is provably ours for some time yet
@@ -182,14 +191,51 @@ impl<'a> Step<'a> {
         }
     }
 
+    /// A guard that has fenced goes on killing whatever appears in the data directory, because an agent may have been
+    /// halfway through starting PostgreSQL, until it is told that the fencing is known. Told again when a start fails.
+    fn settle_guard(&mut self) -> bool {
+        let Guard::Fenced { term } = self.view.guard else {
+            self.memory.settled = None;
+            return false;
+        };
+        if !self.view.is_stopped() || self.view.job.is_some() {
+            return false;
+        }
+        let failed_at = self.view.failed.as_ref().map_or(Tick::default(), |f| f.at);
+        if self.memory.settled.is_some_and(|(t, at)| t == term && at >= failed_at) {
+            return false;
+        }
+        self.memory.settled = Some((term, self.now));
+        self.act(Action::Disarm);
+        true
+    }
+
+    /// Whether PostgreSQL here certainly can't write: the guard has nothing to guard.
+    fn is_quiet(&self) -> bool {
+        let in_recovery = self.view.answer().is_some_and(|a| a.in_recovery);
+        !self.may_be_writable() && (self.view.is_stopped() || in_recovery)
+    }
+
+    /// Takes the deadline from a guard that has nothing to guard.
+    fn disarm_if_quiet(&mut self) {
+        if matches!(self.view.guard, Guard::Armed { .. }) && self.is_quiet() {
+            self.act(Action::Disarm);
+        }
+    }
+
     /// Kills PostgreSQL; `ended` is a term that is over with that.
     fn fence(&mut self, ended: Option<Term>, reason: Reason) -> Reason {
         if let Some(term) = ended {
             self.memory.ended = self.memory.ended.max(Some(term));
         }
         self.memory.handover = None;
-        self.act(Action::Fence);
+        self.kill();
         reason
+    }
+
+    fn kill(&mut self) {
+        self.memory.fencing = Some(self.now);
+        self.act(Action::Fence);
     }
 
     /// A data directory of another cluster, or one that isn't usable, is never touched.

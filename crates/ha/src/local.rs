@@ -9,6 +9,8 @@ use crate::time::Tick;
 /// One look at the local data directory and server.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Local {
+    /// When the look began: what it shows was true then or later.
+    pub taken_at: Tick,
     /// The data directory.
     pub data: DataDir,
     /// The server's processes.

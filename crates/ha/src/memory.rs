@@ -14,6 +14,8 @@ pub struct Memory {
     pub ended: Option<Term>,
     /// The last position known to be flushed on this node as primary.
     pub flushed: Lsn,
+    /// The timeline of that position.
+    pub timeline: u32,
     /// How much WAL a crash would have to replay, in bytes, as last known.
     pub to_replay: u64,
     /// When the last renewal was ordered.
@@ -26,14 +28,22 @@ pub struct Memory {
     pub unhealthy_since: Option<Tick>,
     /// Since when a writable server has had no armed guard.
     pub unguarded_since: Option<Tick>,
+    /// The fenced term that the guard was told we know of, and when.
+    pub settled: Option<(Term, Tick)>,
+    /// When PostgreSQL was last ordered to be killed: only a later look can show that it is gone.
+    pub fencing: Option<Tick>,
     /// A hand-over under way.
     pub handover: Option<Handover>,
     /// When the last look for divergence began, and for which term.
     pub rejoin: Option<(Term, Tick)>,
     /// Since when the replica isn't streaming.
     pub detached_since: Option<Tick>,
-    /// Synchronous replication: the setting in force, and the flush position read after it came into force.
+    /// Synchronous replication: the setting seen in force, and since when.
+    pub sync_since: Option<(String, Tick)>,
+    /// The setting in force, and the flush position read after every process had come to know it.
     pub sync_mark: Option<(String, Lsn)>,
+    /// The revision of the `sync` key that the last write ordered of it was to replace.
+    pub sync_written: Option<i64>,
     /// Since when no standby can be synchronous.
     pub no_standby_since: Option<Tick>,
     /// When `status` was last ordered to be written.

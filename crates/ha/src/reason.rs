@@ -34,6 +34,7 @@ reasons! {
     LeadershipLost { leader: String } = "leadership_lost", "demoting: the leader key belongs to {leader}";
     GuardLost = "guard_lost", "demoting: the guard process doesn't answer and could not be replaced";
     GuardFenced = "guard_fenced", "demoting: the guard has fenced this term";
+    Settling = "settling", "telling the guard that its fencing is known";
     TermEnded = "term_ended", "releasing the leader key: this term has ended here";
     Arming = "arming", "arming the guard before PostgreSQL may accept writes";
     Distrusted { why: String } = "dcs_distrusted", "no automatic action: {why}";

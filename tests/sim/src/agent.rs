@@ -138,7 +138,7 @@ impl World {
             (Phase::Up, None) => Sql::Up(Box::new(self.sql(n))),
             _ => Sql::NotReady,
         };
-        Local { data: node.disk.data_dir(), process, sql, ..Local::default() }
+        Local { taken_at: tick, data: node.disk.data_dir(), process, sql, ..Local::default() }
     }
 
     fn sql(&self, n: usize) -> Sql1 {
@@ -232,11 +232,7 @@ impl World {
             (Op::KeepAlive(id), Some(Answer::LeaseGone)) if agent.view.lease.is_some_and(|l| l.id == *id) => {
                 agent.view.lease = None;
             }
-            (Op::Write(Write::Member { .. }), Some(_)) => agent.publishing = false,
-            (Op::Write(Write::Member { .. }), None) => {
-                agent.publishing = false;
-                agent.published = Member::default();
-            }
+            (Op::Write(Write::Member { .. }), _) => agent.publishing = false,
             _ => {}
         }
         if adopting {
@@ -346,13 +342,13 @@ impl World {
         let name = self.nodes[n].name.clone();
         let agent = &self.nodes[n].agent;
         let (Some(lease), false) = (agent.view.lease, agent.publishing) else { return };
-        let present = agent.view.cluster().is_some_and(|c| c.members.get(&name).is_some_and(|m| m.lease == lease.id));
-        let member = member(&name, &agent.view);
-        if (present && member == agent.published) || agent.view.dcs.unreadable {
+        let member = Member { lease: lease.id, ..member(&name, &agent.view) };
+        // Compared with what is there: an older value may arrive late.
+        let present = agent.view.cluster().and_then(|c| c.members.get(&name));
+        if present == Some(&member) || agent.view.dcs.unreadable {
             return;
         }
         let agent = &mut self.nodes[n].agent;
-        agent.published = member.clone();
         agent.publishing = true;
         self.send(n, Op::Write(Write::Member { lease: lease.id, member: Box::new(member) }), None);
     }

@@ -71,6 +71,7 @@ pub(crate) fn draw_settings(r: &mut Random) -> Settings {
         check_timeline: r.permille(200),
         use_pg_rewind: r.permille(850),
         remove_data_directory_on_diverged_timelines: r.permille(300),
+        remove_data_directory_on_rewind_failure: r.permille(300),
         ..Settings::default()
     }
 }

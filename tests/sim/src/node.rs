@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use ha::action::Lane;
-use ha::cluster::Member;
 use ha::view::{JobKind, View};
 use ha::{Action, Memory, Term, Tick};
 
@@ -83,7 +82,6 @@ pub(crate) struct Agent {
     pub(crate) read_again: bool,
     pub(crate) read_at: Us,
     pub(crate) round: Option<Asking>,
-    pub(crate) published: Member,
     pub(crate) publishing: bool,
     pub(crate) silent_since: Option<Tick>,
     pub(crate) adopting_since: Us,
@@ -116,7 +114,6 @@ impl Agent {
             read_again: false,
             read_at: 0,
             round: None,
-            published: Member::default(),
             publishing: false,
             silent_since: None,
             adopting_since: 0,

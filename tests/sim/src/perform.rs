@@ -5,7 +5,7 @@ use ha::view::JobKind;
 use ha::{Action, Term};
 
 use crate::node::Life;
-use crate::postgres::{Disk, Phase, Relation, Required};
+use crate::postgres::{Disk, Phase, Relation};
 use crate::store::{Op, Write};
 use crate::world::{Ended, Event, Input, MS, PgEvent, SECOND, World, note};
 
@@ -87,12 +87,7 @@ impl World {
                 }
             },
             Action::Promote { term } => self.promote(n, term),
-            Action::Rejoin { .. } => {
-                if phase != Phase::Down {
-                    self.kill_server(n);
-                }
-                self.tell(n, 200 * MS, 3 * SECOND, Input::WorkStep(number));
-            }
+            Action::Rejoin { .. } => self.tell(n, 50 * MS, SECOND, Input::WorkStep(number)),
             Action::Clone { .. } => self.tell(n, SECOND, 4 * SECOND, Input::WorkStep(number)),
             Action::Bootstrap => self.tell(n, SECOND / 2, 2 * SECOND, Input::WorkStep(number)),
             Action::Checkpoint => self.tell(n, 30 * MS, 700 * MS, Input::WorkStep(number)),
@@ -140,7 +135,7 @@ impl World {
         let server = (node.server.phase, node.server.primary);
         match (node.agent.work.as_ref().map(|w| (w.kind, w.waits_for_server)), server) {
             (Some((JobKind::StartPrimary | JobKind::StartReplica, true)), (Phase::Up, _)) => self.finish(n, None),
-            (Some((JobKind::Rejoin | JobKind::Restart, true)), (Phase::Up, _)) => self.finish(n, None),
+            (Some((JobKind::Restart, true)), (Phase::Up, _)) => self.finish(n, None),
             (Some((JobKind::Promote, true)), (Phase::Up, true)) => self.finish(n, None),
             (Some((JobKind::Stop, _)), (Phase::Down, _)) => self.finish(n, None),
             (Some((_, true)), (Phase::Down | Phase::Orphans, _)) => self.finish(n, Some("PostgreSQL ended")),
@@ -184,10 +179,9 @@ impl World {
                 self.finish(n, None);
             }
             Action::SetSync { value } => {
-                let required = Required::parse(&value);
                 self.nodes[n].disk.sync_names = value;
                 let epoch = self.nodes[n].server.epoch;
-                self.after(0, 300 * MS, Event::Pg(n, epoch, PgEvent::SyncInForce(required)));
+                self.after(0, 300 * MS, Event::Pg(n, epoch, PgEvent::SyncInForce));
                 self.finish(n, None);
             }
             _ => {}
@@ -243,31 +237,40 @@ impl World {
         self.finish(n, None);
     }
 
-    /// Compares histories and repairs what the settings allow, then starts as a replica.
+    /// Compares histories and repairs what the settings allow. Leaves PostgreSQL running when there was nothing to do.
     fn rejoin(&mut self, n: usize, from: &str) {
-        let Some(up) = self.source(n, from).filter(|_| !self.random.permille(50)) else {
+        let Some(up) = self.source(n, from).filter(|up| self.nodes[*up].server.primary) else {
             self.finish(n, Some("the leader can't be reached"));
             return;
         };
-        let settings = self.nodes[n].agent.view.settings.clone();
         let source = self.nodes[up].disk.clone();
-        if let Relation::Diverged(_) = self.nodes[n].disk.relation_to(&source) {
-            let allowed = settings.use_pg_rewind || settings.remove_data_directory_on_diverged_timelines;
-            if !allowed {
-                self.finish(n, Some("histories diverged, and nothing may be rewound or removed"));
+        if self.nodes[n].disk.relation_to(&source) == Relation::Ancestor {
+            self.finish(n, None);
+            return;
+        }
+        self.kill_server(n);
+        let settings = self.nodes[n].agent.view.settings.clone();
+        let wipe = if settings.use_pg_rewind {
+            let fails = self.random.permille(100);
+            if fails && !settings.remove_data_directory_on_rewind_failure {
+                self.finish(n, Some("pg_rewind failed"));
                 return;
             }
-            if self.nodes[up].server.primary {
-                let kept = self.oracle.destroy(&self.nodes, n);
-                self.expect(kept);
-            } else {
-                self.expect(Err(format!("{} is rewound to {from}, which isn't a primary", self.nodes[n].name)));
-            }
+            fails
+        } else if settings.remove_data_directory_on_diverged_timelines {
+            true
+        } else {
+            self.finish(n, Some("histories diverged, and nothing may be rewound or removed"));
+            return;
+        };
+        let kept = self.oracle.destroy(&self.nodes, n);
+        self.expect(kept);
+        if wipe {
+            self.nodes[n].disk = Disk::default();
+        } else {
             self.nodes[n].disk.copy_from(&source, up);
             self.report.rewinds += 1;
         }
-        self.nodes[n].disk.upstream = Some(up);
-        self.await_server(n);
-        self.start_server(n, false);
+        self.finish(n, None);
     }
 }

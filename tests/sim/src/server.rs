@@ -56,8 +56,8 @@ impl World {
             }
             PgEvent::Promoted { term } => self.promoted(n, term),
             PgEvent::StopTick => self.stop_progress(n),
-            PgEvent::SyncInForce(required) => {
-                self.nodes[n].server.sync = required;
+            PgEvent::SyncInForce => {
+                self.nodes[n].server.sync = Required::parse(&self.nodes[n].disk.sync_names);
                 self.release_waiting(n);
             }
             PgEvent::OrphansEnd | PgEvent::Killed => self.kill_server(n),

@@ -238,7 +238,10 @@ impl World {
             if !protected {
                 continue;
             }
-            let leader = (0..self.nodes.len()).find(|i| *i != n && accepts_writes(&self.nodes[*i], self.now));
+            let leads = |i: usize| {
+                accepts_writes(&self.nodes[i], self.now) && self.store.cluster().is_led_by(&self.nodes[i].name)
+            };
+            let leader = (0..self.nodes.len()).find(|i| *i != n && leads(*i));
             if let Some(leader) = leader {
                 let (name, disk) = (&self.nodes[leader].name, &self.nodes[leader].disk);
                 let result = self.oracle.on_primary(name, disk, w.position, w.id);

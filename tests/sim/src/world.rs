@@ -12,7 +12,6 @@ use crate::faults::{Fault, Plan};
 use crate::mutation::Mutation;
 use crate::node::Node;
 use crate::oracle::{Broken, Oracle};
-use crate::postgres::Required;
 use crate::random::Random;
 use crate::report::Report;
 use crate::store::{Answer, Op, Snapshot, Store, Us};
@@ -61,10 +60,15 @@ pub(crate) enum Ended {
 /// Something that happens to a server's processes.
 #[derive(Debug, Clone)]
 pub(crate) enum PgEvent {
-    Ready { as_primary: bool },
-    Promoted { term: ha::Term },
+    Ready {
+        as_primary: bool,
+    },
+    Promoted {
+        term: ha::Term,
+    },
     StopTick,
-    SyncInForce(Required),
+    /// Every process has read the configuration again.
+    SyncInForce,
     OrphansEnd,
     Receiver,
     Killed,

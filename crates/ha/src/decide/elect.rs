@@ -7,7 +7,7 @@ use crate::action::Action;
 use crate::cluster::{Cluster, Failover};
 use crate::local::Answer;
 use crate::reason::Reason;
-use crate::view::{Guard, JobKind, Peer, Round};
+use crate::view::{JobKind, Peer, Round};
 
 /// How old the answers of other members may be.
 const FRESH: Duration = Duration::from_secs(2);
@@ -16,9 +16,7 @@ const YIELD: Duration = Duration::from_secs(5);
 
 impl Step<'_> {
     pub(super) fn elect(&mut self, cluster: &Cluster) -> Reason {
-        if matches!(self.view.guard, Guard::Armed { .. }) && !self.may_be_writable() {
-            self.act(Action::Disarm);
-        }
+        self.disarm_if_quiet();
         self.memory.handover = None;
         if self.is_empty() {
             return self.begin_empty(cluster);
@@ -36,16 +34,22 @@ impl Step<'_> {
         if let Some(reason) = self.stand_aside(request) {
             return reason;
         }
-        let chosen = request.and_then(|r| r.candidate.as_deref()) == Some(self.view.me.name.as_str());
+        let chosen = self.is_chosen(cluster);
         if let Some(reason) = self.unfit(cluster, answer, chosen) {
             return reason;
         }
         self.compete(cluster, answer, chosen)
     }
 
+    /// Whether an operator named this node.
+    pub(super) fn is_chosen(&self, cluster: &Cluster) -> bool {
+        let request = cluster.failover.as_ref().map(|f| &f.value).filter(|f| f.scheduled_at.is_none());
+        request.and_then(|r| r.candidate.as_deref()) == Some(self.view.me.name.as_str())
+    }
+
     /// A stopped server competes from recovery, so that its real position is known.
     fn start_before_election(&mut self, cluster: &Cluster, request: Option<&Failover>) -> Reason {
-        if self.claimed_by_me(cluster) && self.lease_is_fresh() {
+        if self.claimed_by_me(cluster) && self.lease_is_fresh() && self.now >= self.memory.abstain_until {
             // Fresh from initdb: nobody else can have data.
             self.act(Action::Acquire);
             return Reason::Acquiring;
@@ -86,7 +90,7 @@ impl Step<'_> {
     }
 
     /// Why this node must not lead, whatever the others say.
-    fn unfit(&self, cluster: &Cluster, answer: &Answer, chosen: bool) -> Option<Reason> {
+    pub(super) fn unfit(&self, cluster: &Cluster, answer: &Answer, chosen: bool) -> Option<Reason> {
         if !self.covered_by_sync(cluster, &self.view.me.name) {
             let allowed = cluster.sync.as_ref().map(|s| {
                 let mut names = vec![s.value.leader.clone()];
@@ -107,7 +111,9 @@ impl Step<'_> {
         }
         let allowed = self.view.settings.maximum_lag_on_failover;
         let lag = cluster.status.as_ref().map_or(0, |s| s.optime.bytes_since(position));
-        (lag > allowed && !chosen).then_some(Reason::TooFarBehind { lag, allowed })
+        // Whoever the `sync` key names has all that was acknowledged, whatever the old leader had written besides.
+        let complete = cluster.sync.is_some();
+        (lag > allowed && !chosen && !complete).then_some(Reason::TooFarBehind { lag, allowed })
     }
 
     /// Stops the receiver, compares positions, and reaches for the key.

@@ -8,7 +8,7 @@ use crate::action::Action;
 use crate::cluster::{Cluster, Leader};
 use crate::local::{Answer, DataDir, Process};
 use crate::reason::Reason;
-use crate::view::{Guard, JobKind};
+use crate::view::JobKind;
 
 /// How long a replica may be without a stream before its history is compared with the leader's.
 const DETACHED: Duration = Duration::from_secs(3);
@@ -17,10 +17,7 @@ const CHECK_AGAIN: Duration = Duration::from_secs(30);
 
 impl Step<'_> {
     pub(super) fn follow(&mut self, cluster: &Cluster, leader: &Leader) -> Reason {
-        if matches!(self.view.guard, Guard::Armed { .. }) {
-            // Not writable, or it had been fenced above: the guard has nothing to guard.
-            self.act(Action::Disarm);
-        }
+        self.disarm_if_quiet();
         if let Some(job) = self.view.job {
             return Reason::Busy { kind: job.kind };
         }

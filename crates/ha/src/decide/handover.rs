@@ -10,7 +10,9 @@ use crate::view::{JobKind, Round};
 impl Step<'_> {
     /// Goes on with a hand-over, or begins one that was requested. `None` when there is nothing to hand over.
     pub(super) fn hand_over(&mut self, cluster: &Cluster, term: Term) -> Option<Reason> {
-        let request = cluster.failover.as_ref().filter(|f| f.value.scheduled_at.is_none());
+        // An older request was made of an earlier leader: by now it is fulfilled, or has come to nothing.
+        let request =
+            cluster.failover.as_ref().filter(|f| f.value.scheduled_at.is_none() && f.revision > term.revision);
         if self.memory.handover.as_ref().is_none_or(|h| h.term != term) {
             self.memory.handover = None;
             let request = request?;
@@ -82,13 +84,18 @@ impl Step<'_> {
         let Some(peer) = round.answers.get(name) else {
             return Err(format!("candidate {name} doesn't answer"));
         };
-        let lag = self.memory.flushed.bytes_since(peer.position);
+        let lag = self.known_position(cluster).bytes_since(peer.position);
         if !peer.running || peer.primary {
             Err(format!("PostgreSQL of candidate {name} isn't a running replica"))
         } else if peer.nofailover {
             Err(format!("candidate {name} is tagged nofailover"))
         } else if !self.covered_by_sync(cluster, name) {
             Err(format!("candidate {name} isn't a synchronous standby"))
+        } else if self.is_on_another_timeline(peer) {
+            Err(format!(
+                "candidate {name} is on timeline {}, not on the leader's {}",
+                peer.timeline, self.memory.timeline
+            ))
         } else if lag > self.view.settings.maximum_lag_on_failover {
             Err(format!("candidate {name} is {lag} bytes behind"))
         } else {

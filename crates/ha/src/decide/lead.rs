@@ -6,9 +6,13 @@ use super::Step;
 use crate::action::Action;
 use crate::cluster::{Cluster, Leader, Term};
 use crate::local::{Answer, DataDir, Process, Sql};
+use crate::lsn::Lsn;
 use crate::reason::Reason;
-use crate::view::{Guard, JobKind, Round};
+use crate::time::Tick;
+use crate::view::{Guard, JobKind, Peer, Round};
 
+/// How long a promotion may take before it counts as a server that doesn't come up.
+const PROMOTION: Duration = Duration::from_secs(30);
 /// How fast crash recovery replays WAL, in bytes a second, for the estimate of how long it takes. Deliberately slow.
 const REPLAY_RATE: u64 = 32 << 20;
 
@@ -47,7 +51,7 @@ impl Step<'_> {
     /// Gives the leader key back once nothing of PostgreSQL can write.
     pub(super) fn release(&mut self, term: Term, reason: Reason) -> Reason {
         if self.may_be_writable() {
-            self.act(Action::Fence);
+            self.kill();
             return reason;
         }
         if let Some(job) = self.view.job {
@@ -107,12 +111,17 @@ impl Step<'_> {
         if self.view.is_doing(JobKind::Restart) {
             return Reason::Restarting;
         }
+        if let Some(job) = self.view.job.filter(|j| j.kind == JobKind::Promote && self.now < j.since + PROMOTION) {
+            self.wake(job.since + PROMOTION);
+            return Reason::Promoting;
+        }
         let since = *self.memory.unhealthy_since.get_or_insert(self.now);
         if let Some(reason) = self.give_up_after(cluster, term, since) {
             return reason;
         }
         if self.view.is_stopped() && self.view.job.is_none() {
             return match &self.view.local.data {
+                DataDir::Valid(_) if !self.lease_is_fresh() => Reason::NoLease,
                 DataDir::Valid(c) if !c.in_recovery => {
                     self.memory.writable = Some(term);
                     self.work(Action::StartPrimary { term }, Reason::Starting)
@@ -128,6 +137,16 @@ impl Step<'_> {
         if !self.lease_is_fresh() {
             return Reason::NoLease;
         }
+        // An attempt at the key that was given up long ago may have succeeded only now.
+        let chosen = self.is_chosen(cluster);
+        if let Some(reason) = self.unfit(cluster, answer, chosen) {
+            return self.release(term, reason);
+        }
+        if cluster.status.as_ref().is_some_and(|s| s.optime > answer.position()) {
+            // What lies beyond is given up with this promotion; nobody may be measured by it afterwards.
+            self.act(Action::WriteOptime { term, position: answer.position() });
+            return Reason::Promoting;
+        }
         if let Some(reason) = self.prepare_sync(cluster, term, answer) {
             return reason;
         }
@@ -139,13 +158,13 @@ impl Step<'_> {
     }
 
     /// Since when a server that runs doesn't do its work: refuses connections, or its storage hangs.
-    fn trouble_since(&self) -> Option<crate::time::Tick> {
+    fn trouble_since(&self) -> Option<Tick> {
         let l = &self.view.local;
         [l.refusing_since, l.storage_stuck_since].into_iter().flatten().min()
     }
 
     /// A gray failure of a primary: reported at once, acted on within primary_start_timeout.
-    fn unwell(&mut self, cluster: &Cluster, term: Term, since: crate::time::Tick) -> Reason {
+    fn unwell(&mut self, cluster: &Cluster, term: Term, since: Tick) -> Reason {
         let since = *self.memory.unhealthy_since.get_or_insert(since);
         match self.give_up_after(cluster, term, since) {
             Some(reason) => reason,
@@ -154,7 +173,7 @@ impl Step<'_> {
     }
 
     /// Safety rule 9: hands over when the server takes too long and another member can take over.
-    fn give_up_after(&mut self, cluster: &Cluster, term: Term, since: crate::time::Tick) -> Option<Reason> {
+    fn give_up_after(&mut self, cluster: &Cluster, term: Term, since: Tick) -> Option<Reason> {
         let waited = self.now - since;
         let limit = self.view.settings.primary_start_timeout;
         let crashed = !matches!(self.view.local.sql, Sql::Up(_) | Sql::Silent(_));
@@ -165,7 +184,10 @@ impl Step<'_> {
             return None;
         }
         let fresh = since.max(self.now.before(Duration::from_secs(1)));
-        let round = self.round_since(fresh)?;
+        let idle = self.view.is_stopped() && self.view.job.is_none();
+        let Some(round) = self.round_since(fresh) else {
+            return idle.then_some(Reason::AskingPeers);
+        };
         let behind = if waited >= limit { self.view.settings.maximum_lag_on_failover } else { 0 };
         let seconds = waited.as_secs();
         match self.successor(cluster, round, behind) {
@@ -175,19 +197,30 @@ impl Step<'_> {
             }
             None => {
                 self.wake(self.now + Duration::from_secs(1));
-                let idle = self.view.is_stopped() && self.view.job.is_none();
                 (!idle).then_some(Reason::NobodyToHandTo { seconds })
             }
         }
     }
 
+    /// The furthest position that this node, the leader, is known to have flushed.
+    pub(super) fn known_position(&self, cluster: &Cluster) -> Lsn {
+        let published = cluster.status.as_ref().map_or(Lsn(0), |s| s.optime);
+        let on_disk = match &self.view.local.data {
+            DataDir::Valid(c) if self.view.is_stopped() && !c.in_recovery => c.checkpoint,
+            _ => Lsn(0),
+        };
+        self.memory.flushed.max(published).max(on_disk)
+    }
+
     /// The best running replica at most `behind` bytes behind what this node last flushed.
     pub(super) fn successor(&self, cluster: &Cluster, round: &Round, behind: u64) -> Option<String> {
-        let mut best: Option<(&String, crate::lsn::Lsn)> = None;
+        let position = self.known_position(cluster);
+        let mut best: Option<(&String, Lsn)> = None;
         for (name, peer) in &round.answers {
             let covered = self.covered_by_sync(cluster, name);
-            let near = self.memory.flushed.bytes_since(peer.position) <= behind || (covered && cluster.sync.is_some());
-            if !peer.running || peer.primary || peer.nofailover || !covered || !near {
+            let near = position.bytes_since(peer.position) <= behind || (covered && cluster.sync.is_some());
+            let fit = peer.running && !peer.primary && !peer.nofailover && !self.is_on_another_timeline(peer);
+            if !fit || !covered || !near {
                 continue;
             }
             if best.is_none_or(|(_, position)| peer.position > position) {
@@ -195,6 +228,11 @@ impl Step<'_> {
             }
         }
         best.map(|(name, _)| name.clone())
+    }
+
+    /// Whether this member surely doesn't follow what this node wrote.
+    pub(super) fn is_on_another_timeline(&self, peer: &Peer) -> bool {
+        self.memory.timeline != 0 && peer.timeline != 0 && peer.timeline != self.memory.timeline
     }
 
     /// Whether the `sync` key allows this member to lead.

@@ -15,7 +15,7 @@ impl Step<'_> {
         }
         match self.view.job.map(|j| j.kind) {
             Some(JobKind::Clone | JobKind::Bootstrap | JobKind::Rejoin | JobKind::StartReplica) => {
-                self.act(Action::Fence);
+                self.kill();
                 return leaving("ending unfinished work");
             }
             Some(JobKind::Stop) | None => {}
@@ -63,7 +63,7 @@ impl Step<'_> {
         }
         if !self.view.is_stopped() {
             if self.view.failed.as_ref().is_some_and(|f| f.kind == JobKind::Stop) {
-                self.act(Action::Fence);
+                self.kill();
             } else {
                 self.act(Action::Stop { wait_for: Some(Vec::new()) });
             }

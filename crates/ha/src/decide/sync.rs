@@ -18,6 +18,9 @@ use crate::reason::Reason;
 /// How long a new leader waits for any standby's acknowledgement before it goes on without one (not in strict mode).
 const ALONE_AFTER: Duration = Duration::from_secs(10);
 
+/// How long every process of the server may take to read a changed setting, after one is seen to have done so.
+const RELOAD: Duration = Duration::from_secs(1);
+
 /// The text of synchronous_standby_names that makes every commit wait for all of these standbys.
 pub fn standby_names(names: &[String]) -> String {
     let quoted: Vec<String> = names.iter().map(|n| format!("\"{}\"", n.replace('"', "\"\""))).collect();
@@ -63,14 +66,45 @@ impl Step<'_> {
         }
         let value = self.wanted_setting(&wanted, answer);
         if answer.synchronous_standby_names != value {
-            self.memory.sync_mark = None;
+            (self.memory.sync_mark, self.memory.sync_since) = (None, None);
+            if !self.is_settled(cluster) {
+                let same = current.clone();
+                self.write_sync(cluster, term, Some(same));
+                return Some(changing("making sure that no earlier write of the sync key is still to come"));
+            }
             let reason = changing(&format!("setting synchronous_standby_names to {value:?}"));
             return Some(self.work(Action::SetSync { value }, reason));
         }
-        if self.memory.sync_mark.as_ref().is_none_or(|(v, _)| *v != value) {
-            self.memory.sync_mark = Some((value, answer.flushed));
-        }
+        self.mark(value, answer);
         self.admit_standbys(cluster, term, current, &wanted, answer)
+    }
+
+    /// Whether the last write of the key has taken effect, or can't any more. One that was not confirmed may still be
+    /// on its way; once the key has another revision than it expects, it fails.
+    fn is_settled(&self, cluster: &Cluster) -> bool {
+        let revision = cluster.sync.as_ref().map_or(0, |s| s.revision);
+        self.memory.sync_written.is_some_and(|replaced| replaced != revision)
+    }
+
+    /// Notes how far WAL was flushed once every process had taken the setting: what is acknowledged past that point
+    /// has waited for the standbys it names.
+    fn mark(&mut self, value: String, answer: &Answer) {
+        if self.memory.sync_mark.as_ref().is_some_and(|(v, _)| *v == value) {
+            return;
+        }
+        let looked = self.view.local.taken_at;
+        let since = match &self.memory.sync_since {
+            Some((v, at)) if *v == value => *at,
+            _ => {
+                self.memory.sync_since = Some((value.clone(), looked));
+                looked
+            }
+        };
+        if looked >= since + RELOAD {
+            self.memory.sync_mark = Some((value, answer.flushed));
+        } else {
+            self.wake((since + RELOAD).max(self.now + Duration::from_millis(100)));
+        }
     }
 
     /// Standbys that have confirmed what was flushed when the setting came into force enter the key.
@@ -154,6 +188,7 @@ impl Step<'_> {
 
     fn write_sync(&mut self, cluster: &Cluster, term: Term, state: Option<SyncState>) {
         let revision = cluster.sync.as_ref().map_or(0, |s| s.revision);
+        self.memory.sync_written = Some(revision);
         self.act(Action::WriteSync { term, state, revision });
     }
 }
