@@ -4,6 +4,7 @@
 // What a task prints is what it is run for.
 #![allow(clippy::print_stdout)]
 
+mod chaos;
 mod checkout;
 mod down;
 mod packages;
@@ -13,6 +14,8 @@ mod supervise;
 mod test;
 mod tidy;
 mod up;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -43,20 +46,35 @@ enum Task {
     },
     /// Build and run every test; with FILTER only the tests or sections of these names
     Test(test::Args),
+    /// Hurt a real cluster at random and prove that nothing was lost; needs root
+    Chaos(chaos::Args),
     /// Check what rustc and clippy can't: dependencies between crates, opening lines, file lengths
     Tidy,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
-        Task::Build { debug } => {
-            let built = programs::build(debug)?;
-            println!("built {}", built.join(", "));
-            Ok(())
+fn main() -> ExitCode {
+    match carry_out(Cli::parse().task) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
         }
+    }
+}
+
+fn carry_out(task: Task) -> Result<ExitCode> {
+    if matches!(task, Task::Test(_) | Task::Chaos(_))
+        && let Some(code) = supervise::parent()?
+    {
+        return Ok(code);
+    }
+    match task {
+        Task::Build { debug } => programs::build(debug).map(|built| println!("built {}", built.join(", "))),
         Task::Up(args) => up::run(&args),
         Task::Down { wipe } => down::run(wipe),
         Task::Test(args) => test::run(&args),
+        Task::Chaos(args) => chaos::run(&args),
         Task::Tidy => tidy::run(),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -11,10 +11,21 @@ use crate::checkout;
 /// Packages and the program that each builds.
 const PROGRAMS: &[(&str, &str)] = &[("agent", "pgherd-agent"), ("ctl", "pgherdctl"), ("pooler", "pgherd-pooler")];
 
-/// Builds them and returns their paths relative to the checkout.
+/// Builds them into dist/ and returns their paths relative to the checkout.
 pub(crate) fn build(debug: bool) -> Result<Vec<String>> {
     let root = checkout::root()?;
-    let present: Vec<_> = PROGRAMS.iter().filter(|(p, _)| root.join("crates").join(p).is_dir()).collect();
+    let built = compile(debug)?;
+    fs::create_dir_all(root.join("dist")).context("create dist")?;
+    present(&root).map(|(_, program)| install(&built.join(program), &root, program)).collect()
+}
+
+fn present(root: &Path) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    PROGRAMS.iter().filter(|(package, _)| root.join("crates").join(package).is_dir())
+}
+
+/// Builds them and returns the directory that cargo put them into.
+pub(crate) fn compile(debug: bool) -> Result<PathBuf> {
+    let root = checkout::root()?;
     let mut cargo = Command::new(cargo());
     cargo.current_dir(&root).arg("build");
     for variable in own_variables() {
@@ -23,13 +34,11 @@ pub(crate) fn build(debug: bool) -> Result<Vec<String>> {
     if !debug {
         cargo.arg("--release");
     }
-    for (package, _) in &present {
+    for (package, _) in present(&root) {
         cargo.args(["-p", package]);
     }
     checkout::run(&mut cargo)?;
-    let built = built_directory(&root, debug);
-    fs::create_dir_all(root.join("dist")).context("create dist")?;
-    present.iter().map(|(_, program)| install(&built.join(program), &root, program)).collect()
+    Ok(built_directory(&root, debug))
 }
 
 /// The cargo that runs this, else the one on PATH.
@@ -44,7 +53,7 @@ pub(crate) fn own_variables() -> Vec<std::ffi::OsString> {
 }
 
 /// Where cargo puts programs.
-pub(crate) fn built_directory(root: &Path, debug: bool) -> PathBuf {
+fn built_directory(root: &Path, debug: bool) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |t| root.join(t));
     target.join(if debug { "debug" } else { "release" })
 }

@@ -175,13 +175,13 @@ impl Suite {
     }
 
     fn command(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
-        let (name, value) = supervise::mark();
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(&self.root).env(name, value).stdin(Stdio::null());
+        command.args(arguments).current_dir(&self.root).stdin(Stdio::null());
         for variable in programs::own_variables() {
             command.env_remove(variable);
         }
-        command.env("CARGO_TERM_COLOR", "never").kill_on_drop(true);
+        // A failed test's message says what was expected; where the error was made is noise.
+        command.env("RUST_LIB_BACKTRACE", "0").env("CARGO_TERM_COLOR", "never").kill_on_drop(true);
         command
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -55,7 +56,8 @@ impl Options {
     }
 }
 
-/// A cluster. All its processes and files are gone once it is dropped; the files stay when a test panics.
+/// A cluster. All its processes and files are gone once it is dropped; the files stay when something
+/// failed.
 #[derive(Debug)]
 pub struct Cluster {
     /// Its nodes in order.
@@ -66,9 +68,10 @@ pub struct Cluster {
     dcs: Dcs,
     options: Options,
     root: PathBuf,
+    failed: AtomicBool,
     // Dropped in this order: processes, network, files.
     _reaper: Reaper,
-    _net: Option<Net>,
+    net: Option<Net>,
     _block: Option<Block>,
     files: Option<TempDir>,
 }
@@ -88,7 +91,7 @@ impl Cluster {
     pub async fn prepare_in(net: Net, options: Options) -> Result<Cluster> {
         let addresses = (1..=options.nodes).map(|n| (net.address(n), Some(net.node(n)))).collect();
         let mut cluster = Cluster::lay_out(options, addresses)?;
-        cluster._net = Some(net);
+        cluster.net = Some(net);
         cluster.start_etcd().await?;
         Ok(cluster)
     }
@@ -121,8 +124,19 @@ impl Cluster {
         };
         let reaper = Reaper::new(&root);
         let files = Some(files);
-        let cluster =
-            Cluster { nodes, etcd, programs, dcs, options, root, _reaper: reaper, _net: None, _block: None, files };
+        let cluster = Cluster {
+            nodes,
+            etcd,
+            programs,
+            dcs,
+            options,
+            root,
+            failed: AtomicBool::new(false),
+            _reaper: reaper,
+            net: None,
+            _block: None,
+            files,
+        };
         for node in &cluster.nodes {
             node.prepare_directories()?;
             cluster.configure(node, &json!({}))?;
@@ -155,6 +169,16 @@ impl Cluster {
     /// Starts every agent.
     pub fn start_agents(&self) -> Result<()> {
         self.nodes.iter().try_for_each(|n| n.start().map(drop))
+    }
+
+    /// The network it lives in, if not the machine's loopback.
+    pub fn net(&self) -> Option<&Net> {
+        self.net.as_ref()
+    }
+
+    /// Leaves the files in place when this is dropped, for somebody to look at.
+    pub fn keep_files(&self) {
+        self.failed.store(true, Ordering::Relaxed);
     }
 
     /// The directory of its files.
@@ -229,7 +253,13 @@ impl Cluster {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<Option<T>>>,
     {
-        wait::wait_until(what, deadline, condition).await.map_err(|e| e.context(self.log_tails()))
+        wait::wait_until(what, deadline, condition).await.map_err(|e| self.failure(e.context(self.log_tails())))
+    }
+
+    /// Marks that something failed, so that the files stay.
+    fn failure(&self, error: anyhow::Error) -> anyhow::Error {
+        self.keep_files();
+        error.context(format!("the cluster's files stay in {}", self.root.display()))
     }
 
     /// The last lines of every agent's log.
@@ -302,7 +332,8 @@ impl Cluster {
         for node in &self.nodes {
             let lines = logs::unexpected(&node.log_text(), expected);
             if !lines.is_empty() {
-                bail!("unexpected in the log of {}:\n{}", node.name, lines.join("\n"));
+                let error = anyhow::anyhow!("unexpected in the log of {}:\n{}", node.name, lines.join("\n"));
+                return Err(self.failure(error));
             }
         }
         Ok(())
@@ -311,10 +342,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking()
+        if (std::thread::panicking() || self.failed.load(Ordering::Relaxed))
             && let Some(files) = self.files.take()
         {
-            eprintln!("the cluster's files stay in {}", files.keep().display());
+            let _ = files.keep();
         }
     }
 }
