@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use ha::action::Lane;
 use ha::command::{Command, Outcome, Reply};
-use ha::local::Process;
 use ha::view::{Guard, Job, JobKind};
 use ha::{Action, Memory, Reason, Status, Tick, decide};
 use instance::now;
@@ -310,17 +309,15 @@ impl Engine {
         }
     }
 
-    /// Asks an armed guard whether it lives, and tells one that has fenced that this was noticed.
+    /// Asks an armed guard whether it lives.
     fn watch_guard(&mut self, at: Tick) {
-        let gone = self.state.local.process == Process::Stopped && self.state.job.is_none();
         let ping = matches!(self.state.guard, Guard::Armed { .. }) && at.since(self.pinged_at) >= GUARD_PING;
-        let settle = self.state.guard_unsettled && gone && !self.lanes.contains(&Lane::Fence);
-        if self.lanes.contains(&Lane::Guard) || !(ping || settle) {
+        if self.lanes.contains(&Lane::Guard) || !ping {
             return;
         }
         self.pinged_at = at;
         self.lanes.insert(Lane::Guard);
-        self.tasks.spawn(perform::ask_guard(self.context(), settle));
+        self.tasks.spawn(perform::ask_guard(self.context()));
     }
 }
 

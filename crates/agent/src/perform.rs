@@ -144,10 +144,9 @@ async fn arm(context: &Context, term: Term, deadline: Tick) -> Event {
     Event::Guard(result.map_err(|e| e.to_string()))
 }
 
-/// Asks the guard for its state, or tells it that its fencing was noticed.
-pub(crate) async fn ask_guard(context: Context, settle: bool) {
-    let guard = &context.node.guard;
-    let result = if settle { guard.disarm().await } else { guard.status().await };
+/// Asks the guard for its state.
+pub(crate) async fn ask_guard(context: Context) {
+    let result = context.node.guard.status().await;
     context.tell(Event::Guard(result.map_err(|e| e.to_string()))).await;
 }
 

@@ -35,8 +35,6 @@ pub(crate) struct State {
     /// When the look that `local` came from began; `None` before the first.
     pub(crate) local_at: Option<Tick>,
     pub(crate) guard: Guard,
-    /// The guard has fenced and waits for us to notice.
-    pub(crate) guard_unsettled: bool,
     pub(crate) peers: Option<Round>,
     pub(crate) job: Option<Job>,
     pub(crate) failed: Option<Failed>,
@@ -66,7 +64,6 @@ impl State {
             local: Local::default(),
             local_at: None,
             guard: Guard::Idle,
-            guard_unsettled: false,
             peers: None,
             job: None,
             failed: None,
@@ -214,7 +211,6 @@ impl State {
         match result {
             Ok(report) => {
                 self.watchdog_failed = report.watchdog.is_none() && report.trouble.is_some();
-                self.guard_unsettled = matches!(report.state, GuardState::Fenced { settled: false, .. });
                 self.guard = match report.state {
                     GuardState::Idle | GuardState::Disarmed => Guard::Idle,
                     GuardState::Armed { term, deadline } => {
