@@ -123,7 +123,7 @@ impl<'a> Trial<'a> {
         let leader = cluster.leader(LEADER_BACK).await?;
         writers::create_table(leader.address).await?;
         let writers = Writers::start(&cluster.nodes, PERIOD)?;
-        let (target, random) = (Target::new(cluster)?, Random::new(seed));
+        let (target, random) = (Target::new(cluster)?, Random::new(seed.wrapping_mul(2) + u64::from(sync)));
         Ok(Trial { target, writers, random, report: Report::default(), sync, seed })
     }
 

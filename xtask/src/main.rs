@@ -46,6 +46,18 @@ enum Task {
     },
     /// Build and run every test; with FILTER only the tests or sections of these names
     Test(test::Args),
+    /// Simulate whole clusters in virtual time
+    Sim {
+        /// How many clusters; 2000, or 1 where --seed is given
+        #[arg(long)]
+        seeds: Option<u64>,
+        /// The first one's seed
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Print every event; for one seed
+        #[arg(long)]
+        trace: bool,
+    },
     /// Hurt a real cluster at random and prove that nothing was lost; needs root
     Chaos(chaos::Args),
     /// Check what rustc and clippy can't: dependencies between crates, opening lines, file lengths
@@ -73,6 +85,11 @@ fn carry_out(task: Task) -> Result<ExitCode> {
         Task::Up(args) => up::run(&args),
         Task::Down { wipe } => down::run(wipe),
         Task::Test(args) => test::run(&args),
+        Task::Sim { seeds, seed, trace } => {
+            let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+            let seeds = seeds.unwrap_or(if seed.is_some() { 1 } else { 2000 });
+            sim::main(seeds, seed.unwrap_or(0), trace, jobs)
+        }
         Task::Chaos(args) => chaos::run(&args),
         Task::Tidy => tidy::run(),
     }?;

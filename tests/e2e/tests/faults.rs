@@ -176,6 +176,7 @@ async fn losing_an_etcd_member_is_not_noticed() -> Result<()> {
 #[tokio::test]
 async fn a_diverged_member_is_rewound() -> Result<()> {
     let cluster = Cluster::start(Options::quick(Store::Embedded)).await?;
+    let writers = start_writers(&cluster).await?;
     let old = cluster.leader(SOON).await?;
     writers_table(&cluster, old).await?;
     // A host whose agent and guard are both gone, and whose PostgreSQL goes on: nothing but the operator's own hands can
@@ -190,6 +191,13 @@ async fn a_diverged_member_is_rewound() -> Result<()> {
     let new = cluster.leader_other_than(&old.name, SOON).await?;
     cluster.sql(new, "INSERT INTO story VALUES ('kept')").await?;
     cluster.sql(old, "INSERT INTO story VALUES ('diverged')").await?;
+    // Two nodes do take writes now: the writers have to see it, or the other tests prove nothing.
+    cluster
+        .wait("the writers see two leaders", SOON, || async {
+            Ok((!history::overlaps(&writers.writes()).is_empty()).then_some(()))
+        })
+        .await?;
+    writers.stop()?;
     old.start()?;
     cluster.wait_healthy(SOON).await?;
     cluster
