@@ -4,6 +4,7 @@
 // What a task prints is what it is run for.
 #![allow(clippy::print_stdout)]
 
+mod bench;
 mod chaos;
 mod checkout;
 mod down;
@@ -60,6 +61,8 @@ enum Task {
     },
     /// Hurt a real cluster at random and prove that nothing was lost; needs root
     Chaos(chaos::Args),
+    /// Measure write outages and the cost of an agent
+    Bench(bench::Args),
     /// Check what rustc and clippy can't: dependencies between crates, opening lines, file lengths
     Tidy,
 }
@@ -75,7 +78,7 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(task: Task) -> Result<ExitCode> {
-    if matches!(task, Task::Test(_) | Task::Chaos(_))
+    if matches!(task, Task::Test(_) | Task::Chaos(_) | Task::Bench(_))
         && let Some(code) = supervise::parent()?
     {
         return Ok(code);
@@ -91,6 +94,7 @@ fn carry_out(task: Task) -> Result<ExitCode> {
             sim::main(seeds, seed.unwrap_or(0), trace, jobs)
         }
         Task::Chaos(args) => chaos::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Tidy => tidy::run(),
     }?;
     Ok(ExitCode::SUCCESS)
