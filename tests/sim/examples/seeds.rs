@@ -22,6 +22,7 @@ fn survey(first: u64, count: u64) {
             kinds.entry(kind).or_default().push(seed);
         }
     }
+    println!("{count} seeds from {first}");
     for (kind, seeds) in kinds {
         println!("{:>5} {kind}: {:?}", seeds.len(), &seeds[..seeds.len().min(12)]);
     }

@@ -310,7 +310,7 @@ impl World {
 
     fn order(&mut self, n: usize, action: Action) {
         let tick = self.tick(n);
-        let early = self.mutation == Some(Mutation::ReleaseBeforeGone) && matches!(action, Action::Stop { .. });
+        let early = self.mutation == Some(Mutation::ReleaseBeforeGone) && action == Action::Fence;
         let leader = self.nodes[n].agent.view.cluster().and_then(|c| c.leader.clone());
         let agent = &mut self.nodes[n].agent;
         let lane = action.lane();

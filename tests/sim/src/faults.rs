@@ -93,6 +93,8 @@ pub(crate) enum Fault {
     StoreCut(usize, [bool; 2], Us),
     StoreDown(Us),
     StoreFlaky(Us),
+    /// Answers become slow, and then don't come at all.
+    StoreFading(usize, Us, Us),
     PeersCut(usize, usize, bool, Us),
     Isolated(usize, Us),
     Switchover,
@@ -121,6 +123,7 @@ impl Fault {
             Fault::MachinePaused(..) => "machine paused",
             Fault::StoreCut(..) => "DCS cut off",
             Fault::StoreDown(_) => "DCS down",
+            Fault::StoreFading(..) => "DCS fading",
             Fault::StoreFlaky(_) => "DCS flaky",
             Fault::PeersCut(..) => "peers cut",
             Fault::Isolated(..) => "isolated",
@@ -141,6 +144,7 @@ impl Fault {
             Fault::AgentKilled(_, t) | Fault::AgentStopped(_, t) | Fault::GuardStopped(_, t) => *t,
             Fault::ServerStopped(_, t) | Fault::HostCrashed(_, t) | Fault::MachinePaused(_, t) => *t,
             Fault::StoreCut(_, _, t) | Fault::StoreDown(t) | Fault::StoreFlaky(t) => *t,
+            Fault::StoreFading(_, slow, cut) => slow + cut,
             Fault::PeersCut(_, _, _, t) | Fault::Isolated(_, t) | Fault::Pause(t) => *t,
             _ => 0,
         }
@@ -181,7 +185,8 @@ impl World {
             33..=36 => Fault::ServerStopped(n, long),
             37..=42 => Fault::HostCrashed(n, long),
             43..=45 if self.plan.machine_pauses => Fault::MachinePaused(n, long),
-            43..=51 => Fault::StoreCut(n, [[true, true], [true, false], [false, true]][r.index(3)], long),
+            43..=45 => Fault::StoreFading(n, short, long),
+            46..=51 => Fault::StoreCut(n, [[true, true], [true, false], [false, true]][r.index(3)], long),
             52..=55 => Fault::StoreDown(if r.coin() { short } else { long }),
             56..=61 => Fault::StoreFlaky(2 * long),
             62..=66 => Fault::PeersCut(n, other, r.coin(), long),
@@ -238,6 +243,10 @@ impl World {
                 self.nodes[n].paused_until = until;
             }
             Fault::StoreCut(n, which, _) => self.cut_store(n, which, until),
+            Fault::StoreFading(n, slow, cut) => {
+                self.nodes[n].store_slow = self.now + slow;
+                self.at(self.now + slow, Event::Undo(Fault::StoreFading(n, 0, cut)));
+            }
             Fault::StoreDown(_) => {
                 self.store.down_until = self.store.down_until.max(until);
                 self.at(until, Event::StoreUp);
@@ -365,8 +374,10 @@ impl World {
                 self.start_agent(n);
             }
             Fault::GuardStopped(n, epoch) if u64::from(self.nodes[n].guard.epoch) == epoch => self.guard_lost(n),
+            Fault::StoreFading(n, _, cut) => self.cut_store(n, [true, true], self.now + cut),
             Fault::Resume => {
                 self.plan.paused_by_operator = false;
+                self.oracle.resumed = self.now;
                 let settings = Settings { pause: false, ..self.store.settings.clone() };
                 self.write_to_store(&Op::Write(Write::Configure(Box::new(settings))));
                 self.plan.busy_until(self.now);

@@ -101,6 +101,7 @@ fn build(seed: u64, mutation: Option<Mutation>) -> World {
             server: Server::new(),
             disk: Disk::default(),
             store_cut: [0; 2],
+            store_slow: 0,
             agent_hurt: 0,
             guard_hurt: 0,
         });

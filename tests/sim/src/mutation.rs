@@ -12,7 +12,7 @@ pub enum Mutation {
     GuardSleeps,
     /// The lease is counted from the renewal's answer rather than from before it was sent (rule 1).
     LeaseFromAnswer,
-    /// The leader key is released when the shutdown begins rather than when it is over (rule 3).
+    /// The leader key is released when killing begins rather than when every process is gone (rule 3).
     ReleaseBeforeGone,
     /// Processes that outlive the postmaster aren't noticed (rule 3).
     OrphansUnseen,
@@ -27,21 +27,18 @@ impl Mutation {
     pub(crate) fn distort(self, view: &View) -> Option<View> {
         let cluster = view.cluster()?;
         let me = &view.me.name;
-        let sync = match self {
-            Mutation::ElectionIgnoresSync => None,
-            Mutation::SyncNotNarrowed if cluster.is_led_by(me) => {
-                let key = cluster.sync.as_ref().filter(|s| s.value.leader != *me)?;
-                let alone = SyncState { leader: me.clone(), ..SyncState::default() };
-                Some(Revisioned { revision: key.revision, value: alone })
+        let key = cluster.sync.as_ref()?;
+        let value = match self {
+            Mutation::ElectionIgnoresSync if !key.value.covers(me) => {
+                let standbys = key.value.standbys.iter().chain([me]).cloned().collect();
+                SyncState { standbys, ..key.value.clone() }
+            }
+            Mutation::SyncNotNarrowed if cluster.is_led_by(me) && key.value.leader != *me => {
+                SyncState { leader: me.clone(), ..SyncState::default() }
             }
             _ => return None,
         };
-        if self == Mutation::ElectionIgnoresSync
-            && cluster.is_led_by(me)
-            && view.answer().is_some_and(|a| !a.in_recovery)
-        {
-            return None;
-        }
+        let sync = Some(Revisioned { revision: key.revision, value });
         let mut view = view.clone();
         view.dcs.cluster = Some(Arc::new(ha::Cluster { sync, ..cluster.clone() }));
         Some(view)

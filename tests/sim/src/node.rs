@@ -163,6 +163,8 @@ pub(crate) struct Node {
     pub(crate) disk: Disk,
     /// Requests from this node to the store, and answers back, are lost until then.
     pub(crate) store_cut: [Us; 2],
+    /// Answers of the store take long until then.
+    pub(crate) store_slow: Us,
     /// When agent or guard were last hurt: they save each other, so one at a time.
     pub(crate) agent_hurt: Us,
     pub(crate) guard_hurt: Us,

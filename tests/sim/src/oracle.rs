@@ -4,10 +4,13 @@ use ha::Term;
 
 use crate::node::Node;
 use crate::postgres::{Disk, Phase};
-use crate::store::Us;
+use crate::store::{Store, Us};
 
 /// How long after a pause of the whole machine its guard may take.
 const AFTER_PAUSE: Us = 200_000;
+
+/// How long after maintenance mode a primary may take to get the key back or to be demoted.
+const AFTER_RESUME: Us = 5_000_000;
 
 /// A broken promise, in words.
 pub(crate) type Broken = String;
@@ -18,6 +21,8 @@ pub(crate) struct Oracle {
     /// Commits acknowledged under the `sync` key: records up to it, and its identity.
     protected: Vec<(usize, u64)>,
     last_term: Term,
+    /// When maintenance mode last ended.
+    pub(crate) resumed: Us,
     pub(crate) acknowledged: u64,
     pub(crate) acknowledged_sync: u64,
 }
@@ -32,9 +37,11 @@ pub(crate) fn accepts_writes(n: &Node, now: Us) -> bool {
 }
 
 impl Oracle {
-    /// At most one node accepts writes.
-    pub(crate) fn one_writable(&self, nodes: &[Node], now: Us) -> Result<(), Broken> {
+    /// At most one node accepts writes, and it holds the leader key at that moment. (In maintenance mode a person
+    /// answers for the second part.)
+    pub(crate) fn one_writable(&self, nodes: &[Node], store: &Store, now: Us) -> Result<(), Broken> {
         let mut found: Option<&Node> = None;
+        let paused = store.settings.pause || now < self.resumed + AFTER_RESUME;
         for n in nodes.iter().filter(|n| accepts_writes(n, now)) {
             if n.paused_until != 0 && now < n.paused_until + AFTER_PAUSE {
                 continue;
@@ -43,6 +50,9 @@ impl Oracle {
                 return Err(format!("{} and {} both accept writes", other.name, n.name));
             }
             found = Some(n);
+            if !paused && !store.cluster().is_led_by(&n.name) {
+                return Err(format!("{} accepts writes without holding the leader key", n.name));
+            }
         }
         Ok(())
     }

@@ -18,7 +18,9 @@ impl World {
             Lane::Fence => {
                 self.report.fences += 1;
                 let epoch = self.nodes[n].server.epoch;
-                let took = self.random.between(3 * MS, 80 * MS);
+                // Now and then a process in the middle of a disk access dies late.
+                let slow = if self.random.permille(60) { 1500 * MS } else { 80 * MS };
+                let took = self.random.between(3 * MS, slow);
                 self.at(self.now + took, Event::Pg(n, epoch, PgEvent::Killed));
                 self.tell(n, took + 1, took + MS, Input::FenceDone);
             }

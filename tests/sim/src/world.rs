@@ -271,7 +271,7 @@ impl World {
             return true;
         }
         self.happen(event);
-        let result = self.oracle.one_writable(&self.nodes, self.now);
+        let result = self.oracle.one_writable(&self.nodes, &self.store, self.now);
         self.expect(result);
         true
     }
@@ -410,7 +410,10 @@ impl World {
         let answer = self.write_to_store(op);
         let flaky = self.now < self.flaky_until && self.random.permille(60);
         if self.now >= self.nodes[node].store_cut[1] && !flaky {
-            self.after(MS / 2, 6 * MS, Event::Agent(node, epoch, Input::Answer(number, answer)));
+            let late = self.random.permille(if self.now < self.flaky_until { 100 } else { 2 });
+            let slow = self.now < self.nodes[node].store_slow;
+            let latest = if late || slow { 1300 * MS } else { 6 * MS };
+            self.after(MS / 2, latest, Event::Agent(node, epoch, Input::Answer(number, answer)));
         }
     }
 
