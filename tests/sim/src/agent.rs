@@ -209,7 +209,6 @@ impl World {
         let counted_from = if self.mutation == Some(Mutation::LeaseFromAnswer) { self.tick(n) } else { request.sent };
         let adopting = self.nodes[n].agent.life == Life::Adopting;
         let agent = &mut self.nodes[n].agent;
-        let gone = matches!(answer, Some(Answer::LeaseGone));
         match (&request.op, answer) {
             (Op::Read, Some(Answer::Snapshot(s))) => {
                 agent.reading &= request.lane.is_some();
@@ -236,7 +235,7 @@ impl World {
             _ => {}
         }
         if adopting {
-            self.adopt(n, &request.op, gone);
+            self.adopt(n, &request.op);
             return;
         }
         match (&request.op, request.lane) {
@@ -253,29 +252,51 @@ impl World {
         self.decide(n);
     }
 
-    /// A new agent process: when the leader key is ours, its lease is taken over before anything is decided.
-    fn adopt(&mut self, n: usize, op: &Op, gone: bool) {
+    /// A new agent process on a node that runs a primary: when the leader key is still ours it is moved to a fresh lease
+    /// before anything is decided, so that whatever an earlier process has on its way comes to nothing.
+    fn adopt(&mut self, n: usize, op: &Op) {
+        let local = self.look(n);
+        let writable = matches!(local.process, Process::Running { standby: false, .. });
         let agent = &self.nodes[n].agent;
         let in_time = self.now < agent.adopting_since + agent.view.settings.ttl.as_micros() as Us;
-        let held = agent.view.cluster().and_then(|c| c.leader.as_ref()).filter(|l| l.name == self.nodes[n].name);
-        match (op, held) {
+        let readable = !agent.view.dcs.unreadable;
+        let leader = agent.view.cluster().and_then(|c| c.leader.clone()).filter(|l| l.name == self.nodes[n].name);
+        let lease = agent.view.lease;
+        match (op, leader, lease) {
             // Read again soon, as after every failed reading.
-            (Op::Read, _) if agent.view.dcs.unreadable && in_time => {}
-            (Op::Read, Some(leader)) if !agent.view.dcs.unreadable => {
-                let lease = leader.lease;
-                self.send(n, Op::KeepAlive(lease), None);
+            (Op::Read, ..) if writable && !readable && in_time => {}
+            (Op::Read, Some(leader), Some(lease)) if readable && leader.lease == lease.id => self.adopted(n, true),
+            (Op::Read, Some(_), None) if readable && writable && in_time => {
+                let ttl = self.nodes[n].agent.view.settings.ttl;
+                self.send(n, Op::Grant(ttl), None);
             }
-            (Op::KeepAlive(_), _) if agent.view.lease.is_none() && !gone && in_time => {
-                self.tell(n, 100 * MS, 300 * MS, Input::Retry);
+            (Op::Grant(_), Some(leader), Some(lease)) if in_time => {
+                let write = Write::Move { term: leader.term, from: leader.lease, to: lease.id };
+                self.send(n, Op::Write(write), None);
             }
-            _ => {
-                self.report.adoptions += u64::from(agent.view.lease.is_some());
-                self.nodes[n].agent.life = Life::Up;
-                let local = self.look(n);
-                self.nodes[n].agent.view.local = local;
-                self.decide(n);
+            (Op::Grant(_), ..) if in_time => self.tell(n, 100 * MS, 300 * MS, Input::Retry),
+            (Op::Write(_), ..) if in_time => {
+                // The next attempt is made with another lease, unless this one is seen to hold the key.
+                self.read_store(n);
             }
+            (Op::Read, Some(_), Some(_)) if readable && writable && in_time => {
+                self.nodes[n].agent.view.lease = None;
+                self.tell(n, 50 * MS, 100 * MS, Input::Retry);
+            }
+            _ => self.adopted(n, false),
         }
+    }
+
+    fn adopted(&mut self, n: usize, leads: bool) {
+        self.report.adoptions += u64::from(leads);
+        let local = self.look(n);
+        let agent = &mut self.nodes[n].agent;
+        agent.life = Life::Up;
+        agent.view.local = local;
+        if !leads {
+            agent.view.lease = None;
+        }
+        self.decide(n);
     }
 
     /// One decision, and its orders.

@@ -30,15 +30,47 @@ pub(crate) enum Op {
 /// A transaction.
 #[derive(Debug, Clone)]
 pub(crate) enum Write {
-    ClaimInitialize { lease: i64 },
-    CompleteInitialize { term: Term, system_identifier: String },
-    Acquire { name: String, lease: i64 },
-    Release { term: Term, position: Option<Lsn> },
-    Sync { term: Term, state: Option<SyncState>, revision: i64 },
-    Optime { term: Term, position: Lsn },
-    ClearFailover { revision: i64 },
-    Member { lease: i64, member: Box<Member> },
-    History { term: Term, line: HistoryLine },
+    ClaimInitialize {
+        lease: i64,
+    },
+    CompleteInitialize {
+        term: Term,
+        system_identifier: String,
+    },
+    Acquire {
+        name: String,
+        lease: i64,
+    },
+    /// Moves the leader key of this term from one lease to another.
+    Move {
+        term: Term,
+        from: i64,
+        to: i64,
+    },
+    Release {
+        term: Term,
+        position: Option<Lsn>,
+    },
+    Sync {
+        term: Term,
+        state: Option<SyncState>,
+        revision: i64,
+    },
+    Optime {
+        term: Term,
+        position: Lsn,
+    },
+    ClearFailover {
+        revision: i64,
+    },
+    Member {
+        lease: i64,
+        member: Box<Member>,
+    },
+    History {
+        term: Term,
+        line: HistoryLine,
+    },
     RequestFailover(Failover),
     Configure(Box<Settings>),
 }
@@ -179,8 +211,11 @@ impl Store {
         let next = self.revision + 1;
         let lives = |id: &i64| self.leases.contains_key(id);
         let done = match w {
-            Write::ClaimInitialize { lease } | Write::Acquire { lease, .. } | Write::Member { lease, .. }
-                if !lives(lease) =>
+            Write::ClaimInitialize { lease: id }
+            | Write::Acquire { lease: id, .. }
+            | Write::Member { lease: id, .. }
+            | Write::Move { to: id, .. }
+                if !lives(id) =>
             {
                 return Answer::LeaseGone;
             }
@@ -238,6 +273,10 @@ impl Store {
 
     fn write_under_term(&mut self, w: &Write, next: i64) -> bool {
         match w {
+            Write::Move { term, from, to } if self.leads(*term) => {
+                let leader = self.cluster.leader.as_mut().filter(|l| l.lease == *from);
+                leader.map(|l| l.lease = *to).is_some()
+            }
             Write::Release { term, position } if self.leads(*term) => {
                 self.cluster.leader = None;
                 if let Some(optime) = position {
