@@ -71,7 +71,9 @@ fn may_be_writable(local: &Local) -> bool {
 /// Puts the leader key on a fresh lease, if it is still this node's.
 async fn take_over(node: &Node, state: &mut State, until: Tick) -> Result<(), String> {
     loop {
-        match attempt(node, state).await {
+        let limit = until.since(now()).max(PAUSE);
+        let result = tokio::time::timeout(limit, attempt(node, state)).await;
+        match result.unwrap_or_else(|_| Err(dcs::Error::Unavailable("no answer in time".to_owned()))) {
             Ok(result) => return result,
             Err(e) if now() + PAUSE >= until => return Err(format!("the DCS can't be used: {e}")),
             Err(e) => warn!("the DCS can't be used yet: {e}"),

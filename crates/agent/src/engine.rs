@@ -22,6 +22,10 @@ use crate::{orders, perform, publish, upkeep};
 
 /// How often a guard that holds a deadline is asked whether it lives.
 const GUARD_PING: Duration = Duration::from_secs(1);
+/// How long an order waits for its turn.
+const ORDER_LIMIT: Duration = Duration::from_secs(60);
+/// The loop doesn't turn faster than this by itself.
+const LEAST_SLEEP: Duration = Duration::from_millis(5);
 /// A reason that stays the same is logged again after this time.
 const REPEAT_LOG: Duration = Duration::from_secs(60);
 
@@ -38,8 +42,9 @@ pub(crate) struct Engine {
     status: watch::Sender<Arc<Status>>,
     published: publish::Published,
     upkeep: upkeep::Upkeep,
-    waiting: HashMap<JobKind, Vec<Answer>>,
+    waiting: HashMap<JobKind, (Tick, Vec<Answer>)>,
     pinged_at: Tick,
+    ttl_changed_at: Tick,
     logged: (&'static str, bool, Tick),
 }
 
@@ -65,6 +70,7 @@ impl Engine {
             upkeep: upkeep::Upkeep::default(),
             waiting: HashMap::new(),
             pinged_at: Tick::default(),
+            ttl_changed_at: Tick::default(),
             logged: ("", false, Tick::default()),
         }
     }
@@ -72,7 +78,7 @@ impl Engine {
     /// Runs until the agent has been told to stop and has. Returns the lease to be ended.
     pub(crate) async fn run(mut self) -> Result<Option<i64>> {
         loop {
-            let sleep = self.wake_at.since(now()).min(Duration::from_secs(1));
+            let sleep = self.wake_at.since(now()).clamp(LEAST_SLEEP, Duration::from_secs(1));
             tokio::select! {
                 biased;
                 Some(ended) = self.tasks.join_next() => fail_on_panic(ended)?,
@@ -106,6 +112,8 @@ impl Engine {
             self.dispatch(action, at);
         }
         self.watch_guard(at);
+        self.expire_orders(at);
+        self.follow_ttl(at);
         publish::status(self, &decision.reason, at);
         publish::member(self, at);
         upkeep::tend(self, at);
@@ -165,6 +173,7 @@ impl Engine {
             cluster: self.state.cluster.clone(),
             settings: self.state.settings.clone(),
             lease: self.state.held(),
+            guard: self.state.guard,
             configuration: self.state.configuration.clone(),
         }
     }
@@ -201,7 +210,7 @@ impl Engine {
             }
             Event::Guard(result) => self.state.guarded(result, at),
             Event::GuardLost => {
-                if !matches!(self.state.guard, Guard::Idle) {
+                if matches!(self.state.guard, Guard::Armed { .. }) {
                     warn!("the guard process has ended");
                     self.state.guard_lost(at);
                 }
@@ -247,16 +256,16 @@ impl Engine {
             Err(why) => Reply::new(Outcome::Failed, format!("{} failed: {why}", orders::verb(kind))),
         };
         self.state.worked(kind, result, now());
+        self.answer(kind, &reply);
+    }
+
+    fn answer(&mut self, kind: JobKind, reply: &Reply) {
         match kind {
             JobKind::Restart => self.state.wants.restart = false,
             JobKind::Wipe => self.state.wants.reinitialize = false,
             _ => return,
         }
-        self.answer(kind, &reply);
-    }
-
-    fn answer(&mut self, kind: JobKind, reply: &Reply) {
-        for answer in self.waiting.remove(&kind).unwrap_or_default() {
+        for answer in self.waiting.remove(&kind).map(|(_, answers)| answers).unwrap_or_default() {
             // Who asked may have gone away: then nobody is to be told.
             let _ = answer.send(reply.clone());
         }
@@ -296,7 +305,7 @@ impl Engine {
                 return;
             }
         };
-        self.waiting.entry(kind).or_default().push(answer);
+        self.waiting.entry(kind).or_insert_with(|| (now(), Vec::new())).1.push(answer);
     }
 
     fn reload(&mut self) {
@@ -306,6 +315,28 @@ impl Engine {
                 self.upkeep.reload();
             }
             Err(e) => warn!("the configuration is not reloaded, the old one stays in force: {e:#}"),
+        }
+    }
+
+    /// An order that isn't begun in time is taken back: whoever gave it must not be surprised by it later.
+    fn expire_orders(&mut self, at: Tick) {
+        let doing = self.state.job.map(|j| j.kind);
+        let late = |(kind, (since, _)): (&JobKind, &(Tick, Vec<Answer>))| {
+            (Some(*kind) != doing && at.since(*since) > ORDER_LIMIT).then_some(*kind)
+        };
+        let late: Vec<JobKind> = self.waiting.iter().filter_map(late).collect();
+        for kind in late {
+            let message = format!("{} could not be begun: {}", orders::verb(kind), self.status.borrow().reason);
+            self.answer(kind, &Reply::new(Outcome::Failed, message));
+        }
+    }
+
+    /// A changed ttl means another lease, at once.
+    fn follow_ttl(&mut self, at: Tick) {
+        let changed = self.state.held().is_some_and(|h| h.ttl != self.state.settings.ttl);
+        if changed && at.since(self.ttl_changed_at) > Duration::from_secs(1) {
+            self.ttl_changed_at = at;
+            self.dispatch(Action::Renew, at);
         }
     }
 

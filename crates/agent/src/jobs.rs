@@ -1,10 +1,11 @@
 //! Work on PostgreSQL: one job at a time, each ending with a look at the result.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ha::{Action, Tick};
 use instance::now;
-use instance::{Divergence, InitDb, InitOption, Mode, Start, Stop, Upstream};
+use instance::{Divergence, InitDb, InitOption, Mode, RewindError, Start, Stop, Upstream};
 use tracing::{info, warn};
 
 use crate::event::Event;
@@ -110,7 +111,17 @@ async fn bootstrap(context: &Context) -> Outcome {
     if configuration.pg_hba.is_none() && !config.bootstrap.pg_hba.is_empty() {
         configuration.pg_hba = Some(config.bootstrap.pg_hba.clone());
     }
+    let marker = users_wanted(context);
+    tokio::fs::write(&marker, b"").await.map_err(|e| format!("{}: {e}", marker.display()))?;
     context.node.instance.initialize(&initdb, &configuration).await.map_err(text)
+}
+
+/// A file beside a new data directory that says that its users are still to be made, however often the agent is killed
+/// before they are.
+fn users_wanted(context: &Context) -> PathBuf {
+    let mut path = context.node.config().postgresql.data_dir.clone().into_os_string();
+    path.push(".users-wanted");
+    path.into()
 }
 
 /// `--encoding=UTF8` or `--data-checksums`.
@@ -124,12 +135,12 @@ fn init_option(argument: &str) -> InitOption {
 
 async fn start_primary(context: &Context) -> Outcome {
     let instance = &context.node.instance;
-    let first = context.cluster.as_ref().is_none_or(|c| c.initialize.as_deref().unwrap_or("").is_empty());
     instance.start(Start::Primary, &context.configuration).await.map_err(text)?;
     instance.wait_ready(FOREVER).await.map_err(text)?;
-    if first {
-        let users = context.node.bootstrap_users();
-        instance.create_users(&users).await.map_err(text)?;
+    let wanted = users_wanted(context);
+    if tokio::fs::try_exists(&wanted).await.unwrap_or(false) {
+        instance.create_users(&context.node.bootstrap_users()).await.map_err(text)?;
+        tokio::fs::remove_file(&wanted).await.map_err(|e| format!("{}: {e}", wanted.display()))?;
     }
     Ok(())
 }
@@ -195,6 +206,13 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
         }
         Err(e) => {
             let why = format!("pg_rewind failed: {e}");
+            let hopeless =
+                matches!(e, RewindError::MissingWal(_) | RewindError::NeedsChecksums | RewindError::Failed { .. });
+            if !hopeless {
+                return Err(why);
+            }
+            // The leader that the clone would come from must be there now.
+            instance.identify(&from).await.map_err(text)?;
             wipe_or_refuse(context, settings.remove_data_directory_on_rewind_failure, &why).await
         }
     }

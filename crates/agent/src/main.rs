@@ -146,7 +146,6 @@ async fn live(node: Arc<Node>) -> Result<()> {
         node.me.name,
         node.config().scope
     );
-    watch::refuse_double(&node).await?;
     let signals = Signals::new().context("catch signals")?;
     let notifier = Arc::new(Notifier::from_env());
     let (status, published) = tokio::sync::watch::channel(Arc::new(Status::default()));
@@ -155,6 +154,9 @@ async fn live(node: Arc<Node>) -> Result<()> {
     let state = state::State::new(adopt::first_settings(&node), node.config());
     node.set_watchdog(state.settings.ttl);
     let state = adopt::adopt(&node, state).await;
+    if state.lease.is_none() {
+        watch::refuse_double(&node).await?;
+    }
     let tasks = watch::start(&node, &sender, state.cluster.is_some(), status.subscribe(), notifier.clone());
     tasks.spawn("signals", forward_signals(signals, sender.clone(), notifier.clone()));
     notifier.ready("running");

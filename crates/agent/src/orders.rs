@@ -179,19 +179,19 @@ impl Run {
             request.leader = request.leader.or_else(|| old.clone());
         }
         let put = Write::Put { key: layout::FAILOVER.into(), value: layout::failover_value(Some(&request)), lease: 0 };
-        match self.node.dcs.commit(&[], &[put]).await {
-            Ok(_) => {}
+        let written = match self.node.dcs.commit(&[], &[put]).await {
+            Ok(revision) => revision.unwrap_or(cluster.revision),
             Err(e) => return no(Outcome::Dcs, e.to_string()),
-        }
+        };
         tracing::info!("{} requested: {request:?}", self.who);
         let ttl = self.status.borrow().settings.ttl;
-        self.await_leader(&cluster, &request, ttl + Duration::from_secs(10), switchover).await
+        self.await_leader((&cluster, written), &request, ttl + Duration::from_secs(10), switchover).await
     }
 
     /// Waits until another member leads and accepts writes, or the request was taken back.
     async fn await_leader(
         &mut self,
-        before: &Cluster,
+        (before, written): (&Cluster, i64),
         request: &Failover,
         patience: Duration,
         switchover: bool,
@@ -201,7 +201,7 @@ impl Run {
         let deadline = Instant::now() + patience;
         loop {
             let status = self.status.borrow_and_update().clone();
-            if let Some(cluster) = status.cluster.as_ref().filter(|c| c.revision > before.revision) {
+            if let Some(cluster) = status.cluster.as_ref().filter(|c| c.revision >= written) {
                 if let Some(new) = cluster.leader.as_ref().filter(|l| Some(l.term) != old)
                     && cluster.members.get(&new.name).is_some_and(|m| matches!(m.role.as_str(), "primary" | "master"))
                 {

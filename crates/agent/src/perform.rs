@@ -8,6 +8,7 @@ use dcs::{Condition, Write, layout};
 use ha::cluster::{Optime, SyncState};
 use ha::decide::guard_margin;
 use ha::settings::Settings;
+use ha::view::Guard;
 use ha::{Action, Cluster, Lsn, Term, Tick};
 use instance::{Configuration, now};
 use serde_json::Value;
@@ -32,6 +33,7 @@ pub(crate) struct Context {
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) settings: Settings,
     pub(crate) lease: Option<Held>,
+    pub(crate) guard: Guard,
     pub(crate) configuration: Configuration,
 }
 
@@ -100,18 +102,8 @@ async fn change_ttl(context: &Context, held: Held) -> Leased {
         Ok(id) => id,
         Err(e) => return Leased::Unknown(e),
     };
-    if let Some(cluster) = &context.cluster
-        && let Some(leader) = cluster.leader.as_ref().filter(|l| l.name == context.node.me.name)
-    {
-        context.tell(Event::Leased(Leased::Next { id, began, ttl })).await;
-        match move_keys(context.node.dcs.as_ref(), cluster, leader, id).await {
-            Ok(true) => {}
-            Ok(false) => return Leased::Gone,
-            Err(e) => return Leased::Unknown(e),
-        }
-        // The next decision must see the leader key on the new lease.
-        let reading = read(context).await;
-        context.tell(Event::Read(reading)).await;
+    if let Err(e) = move_to(context, id, began, ttl).await {
+        return e;
     }
     if let Err(e) = context.node.dcs.revoke(held.lease.id).await {
         warn!("the old lease was not ended: {e}");
@@ -119,11 +111,42 @@ async fn change_ttl(context: &Context, held: Held) -> Leased {
     Leased::Held { id, began, ttl }
 }
 
+/// Moves this node's keys to a new lease. The guard learns of an earlier deadline first.
+async fn move_to(context: &Context, id: i64, began: Tick, ttl: Duration) -> Result<(), Leased> {
+    let node = &context.node;
+    let Some(cluster) = &context.cluster else { return Ok(()) };
+    let Some(leader) = cluster.leader.as_ref().filter(|l| l.name == node.me.name) else {
+        if let Some(member) = cluster.members.get(&node.me.name) {
+            let key = layout::member_key(&node.me.name);
+            let put = Write::Put { key, value: layout::member_value(member), lease: id };
+            node.dcs.commit(&[], &[put]).await.map_err(Leased::Unknown)?;
+        }
+        return Ok(());
+    };
+    let deadline = began + ttl;
+    if matches!(context.guard, Guard::Armed { deadline: d, .. } if deadline < d)
+        && let Err(e) = node.guard.arm(leader.term, deadline.before(guard_margin(ttl)), None).await
+    {
+        return Err(Leased::Unknown(dcs::Error::Unavailable(format!("the guard must know first: {e}"))));
+    }
+    context.tell(Event::Leased(Leased::Next { id, began, ttl })).await;
+    match move_keys(node.dcs.as_ref(), cluster, leader, id).await {
+        Ok(true) => {}
+        Ok(false) => return Err(Leased::Gone),
+        Err(e) => return Err(Leased::Unknown(e)),
+    }
+    // The next decision must see the leader key on the new lease.
+    let reading = read(context).await;
+    context.tell(Event::Read(reading)).await;
+    Ok(())
+}
+
 /// Moves the deadline of an armed guard on, or arms it; one that doesn't answer is replaced.
 async fn arm(context: &Context, term: Term, deadline: Tick) -> Event {
     let kill_at = deadline.before(guard_margin(context.settings.ttl));
     let guard = &context.node.guard;
-    if let Ok(report) = guard.extend(term, kill_at).await {
+    let later = matches!(context.guard, Guard::Armed { term: t, deadline: d } if t == term && d < deadline);
+    if later && let Ok(report) = guard.extend(term, kill_at).await {
         return Event::Guard(Ok(report));
     }
     let first = match guard.ensure().await {

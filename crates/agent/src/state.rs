@@ -88,7 +88,11 @@ impl State {
     /// Takes a configuration file that was read again.
     pub(crate) fn reconfigure(&mut self, config: Arc<Config>) {
         self.config = config;
+        let pause = self.settings.pause;
         self.take_settings();
+        if self.cluster.is_none() {
+            self.settings.pause = pause;
+        }
     }
 
     pub(crate) fn view(&self, me: &Me) -> View {
@@ -243,7 +247,11 @@ impl State {
             Err(why) => {
                 let before = self.failed.as_ref().filter(|f| f.kind == kind).map_or(0, |f| f.times);
                 // Others come and go: what fails once or twice is tried again and needs nobody.
-                if before >= 2 { error!("{kind:?} failed: {why}") } else { warn!("{kind:?} failed: {why}") }
+                if before >= 2 {
+                    error!("{kind:?} failed: {why}")
+                } else {
+                    warn!("{kind:?} failed: {why}")
+                }
                 self.failed = Some(Failed { kind, at: now, times: before + 1, why });
             }
         }

@@ -99,9 +99,9 @@ async fn report_exits(node: Arc<Node>, events: Events) {
 /// Notices the end of the guard in the moment it happens.
 async fn report_guard(node: Arc<Node>, events: Events) {
     loop {
+        node.guard.found().await;
         node.guard.lost().await;
         tell(&events, Event::GuardLost).await;
-        sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Decision {
     pub wake_at: Tick,
 }
 
+/// The guard isn't asked for anything more often than this.
+const ARM_EVERY: Duration = Duration::from_millis(100);
 /// How long a writable server may be without an armed guard while a new one is started.
 const UNGUARDED: Duration = Duration::from_secs(2);
 
@@ -64,6 +66,7 @@ impl<'a> Step<'a> {
         if let Some(reason) = self.fence_if_unsafe() {
             return reason;
         }
+        self.keep_guard();
         if self.view.local.process == Process::Orphans {
             self.kill();
             return Reason::Orphans;
@@ -97,8 +100,7 @@ impl<'a> Step<'a> {
     fn remember(&mut self) {
         let v = self.view;
         self.memory.fencing = self.memory.fencing.filter(|at| v.local.taken_at <= *at);
-        let in_recovery = v.answer().is_some_and(|a| a.in_recovery);
-        if (v.is_stopped() || in_recovery) && v.job.is_none() {
+        if v.is_stopped() && v.job.is_none() {
             self.memory.writable = None;
         }
         if let Some(a) = v.answer().filter(|a| !a.in_recovery) {
@@ -127,10 +129,13 @@ impl<'a> Step<'a> {
 
     /// Whether PostgreSQL here accepts writes, or might.
     fn may_be_writable(&self) -> bool {
-        let starting = self.view.is_doing(JobKind::StartPrimary) || self.view.is_doing(JobKind::Promote);
+        let starting = self.view.is_doing(JobKind::StartPrimary)
+            || self.view.is_doing(JobKind::Promote)
+            || (self.view.is_doing(JobKind::Restart) && self.memory.writable.is_some());
         let running = match (&self.view.local.sql, self.view.local.process) {
             (_, Process::Stopped) => false,
-            (Sql::Up(a), _) => !a.in_recovery,
+            // A promotion that took too long may still come about.
+            (Sql::Up(a), _) => !a.in_recovery || self.memory.writable.is_some(),
             (_, Process::Running { standby, .. }) => !standby || self.memory.writable.is_some(),
             (_, Process::Orphans) => true,
         };
@@ -191,6 +196,33 @@ impl<'a> Step<'a> {
         }
     }
 
+    /// Moves the deadline of an armed guard on with the lease, whatever else is going on.
+    fn keep_guard(&mut self) {
+        let (Some(leader), Some(lease)) = (self.view.cluster().and_then(|c| c.leader.as_ref()), self.view.lease) else {
+            return;
+        };
+        let mine = leader.name == self.view.me.name && leader.lease == lease.id;
+        if let Guard::Armed { term, deadline } = self.view.guard
+            && mine
+            && term == leader.term
+            && deadline != lease.deadline
+            && !self.view.settings.pause
+        {
+            self.arm(term, lease.deadline);
+        }
+    }
+
+    /// Orders the guard to be armed, not more often than it can answer.
+    fn arm(&mut self, term: Term, deadline: Tick) {
+        let next = self.memory.armed_at.map_or(self.now, |at| at + ARM_EVERY);
+        if self.now < next {
+            self.wake(next);
+            return;
+        }
+        self.memory.armed_at = Some(self.now);
+        self.act(Action::Arm { term, deadline });
+    }
+
     /// A guard that has fenced goes on killing whatever appears in the data directory, because an agent may have been
     /// halfway through starting PostgreSQL, until it is told that the fencing is known. Told again when a start fails.
     fn settle_guard(&mut self) -> bool {
@@ -244,11 +276,32 @@ impl<'a> Step<'a> {
             && self.view.is_stopped()
             && self.view.job.is_none()
         {
-            return Some(Reason::DataDamaged { why: why.clone() });
+            return self.refuse_damaged_data(cluster, why.clone());
         }
         let ours = self.view.system_identifier()?;
         let theirs = cluster.initialize.as_deref().filter(|s| !s.is_empty())?;
-        (ours != theirs).then(|| Reason::ForeignData { ours: ours.to_owned(), cluster: theirs.to_owned() })
+        if ours == theirs {
+            return None;
+        }
+        let reason = Reason::ForeignData { ours: ours.to_owned(), cluster: theirs.to_owned() };
+        Some(self.give_back(cluster, reason))
+    }
+
+    /// Damaged data is left to a person, unless a person has ordered a new clone.
+    fn refuse_damaged_data(&mut self, cluster: &Cluster, why: String) -> Option<Reason> {
+        let other_leads = cluster.leader.as_ref().is_some_and(|l| l.name != self.view.me.name);
+        if self.view.wants.leave || (self.view.wants.reinitialize && other_leads) {
+            return None;
+        }
+        Some(self.give_back(cluster, Reason::DataDamaged { why }))
+    }
+
+    /// A node that can't serve doesn't keep the leader key from those who can.
+    fn give_back(&mut self, cluster: &Cluster, reason: Reason) -> Reason {
+        match cluster.leader.as_ref().filter(|l| l.name == self.view.me.name && !self.view.settings.pause) {
+            Some(leader) => self.release(leader.term, reason),
+            None => reason,
+        }
     }
 
     fn act(&mut self, action: Action) {
@@ -274,7 +327,10 @@ impl<'a> Step<'a> {
 
     /// Makes sure that the next decision comes at `at` or before.
     fn wake(&mut self, at: Tick) {
-        self.wake_at = self.wake_at.min(at);
+        // What is due already was seen to in this decision.
+        if at > self.now {
+            self.wake_at = self.wake_at.min(at);
+        }
     }
 
     /// A round of answers asked for at `since` or later; asks for one when there is none.

@@ -28,6 +28,10 @@ pub struct Memory {
     pub unhealthy_since: Option<Tick>,
     /// Since when a writable server has had no armed guard.
     pub unguarded_since: Option<Tick>,
+    /// Since when this node leads without an armed guard and PostgreSQL waits for it.
+    pub arming_since: Option<Tick>,
+    /// When the guard was last ordered to be armed.
+    pub armed_at: Option<Tick>,
     /// The fenced term that the guard was told we know of, and when.
     pub settled: Option<(Term, Tick)>,
     /// When PostgreSQL was last ordered to be killed: only a later look can show that it is gone.
@@ -36,6 +40,8 @@ pub struct Memory {
     pub handover: Option<Handover>,
     /// When the last look for divergence began, and for which term.
     pub rejoin: Option<(Term, Tick)>,
+    /// The member that PostgreSQL was last told to read WAL or a clone from.
+    pub upstream: Option<String>,
     /// Since when the replica isn't streaming.
     pub detached_since: Option<Tick>,
     /// Synchronous replication: the setting seen in force, and since when.
@@ -44,6 +50,8 @@ pub struct Memory {
     pub sync_mark: Option<(String, Lsn)>,
     /// The revision of the `sync` key that the last write ordered of it was to replace.
     pub sync_written: Option<i64>,
+    /// The term in which asynchronous replication was last seen to be in force.
+    pub async_in: Option<Term>,
     /// Since when no standby can be synchronous.
     pub no_standby_since: Option<Tick>,
     /// When `status` was last ordered to be written.

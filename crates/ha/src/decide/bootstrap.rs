@@ -2,8 +2,9 @@
 
 use super::Step;
 use crate::action::Action;
-use crate::cluster::{Cluster, Leader};
+use crate::cluster::{Cluster, Leader, Term};
 use crate::local::DataDir;
+use crate::lsn::Lsn;
 use crate::reason::Reason;
 
 impl Step<'_> {
@@ -14,6 +15,7 @@ impl Step<'_> {
         }
         match cluster.initialize.as_deref() {
             None if cluster.members.values().any(|m| m.is_running()) => Reason::WaitingForLeader,
+            None if has_existed(cluster) => Reason::WaitingForLeader,
             None if self.view.me.nofailover => Reason::NoFailoverTag,
             None if !self.lease_is_fresh() => Reason::NoLease,
             None => {
@@ -39,13 +41,30 @@ impl Step<'_> {
             return Reason::WaitingForPrimary { leader: leader.name.clone() };
         }
         let from = leader.name.clone();
+        self.memory.upstream = Some(from.clone());
         self.work(Action::Clone { from: from.clone() }, Reason::Cloning { from })
+    }
+
+    /// Before the first writes: leaves a lasting trace in the DCS that there is data, so that no other member begins a new
+    /// cluster should this one vanish before the `initialize` key is completed.
+    pub(super) fn leave_trace(&mut self, cluster: &Cluster, term: Term, position: Lsn) -> Option<Reason> {
+        if has_existed(cluster) {
+            return None;
+        }
+        self.act(Action::WriteOptime { term, position });
+        Some(Reason::CompletingInitialize)
     }
 
     /// Whether there is no data here.
     pub(super) fn is_empty(&self) -> bool {
         self.view.local.data == DataDir::Empty && self.view.is_stopped()
     }
+}
+
+/// Whether a primary of this cluster may ever have accepted writes, so that its data must be waited for. The
+/// `initialize` key alone doesn't say: until it is completed it hangs on a lease.
+fn has_existed(cluster: &Cluster) -> bool {
+    cluster.status.is_some() || cluster.sync.is_some() || !cluster.history.is_empty()
 }
 
 /// Whether a member says of itself that it runs and accepts writes.

@@ -6,7 +6,7 @@ use super::Step;
 use super::bootstrap::is_primary;
 use crate::action::Action;
 use crate::cluster::{Cluster, Leader};
-use crate::local::{Answer, DataDir, Process};
+use crate::local::{Answer, DataDir, Process, Sql};
 use crate::reason::Reason;
 use crate::view::JobKind;
 
@@ -19,7 +19,7 @@ impl Step<'_> {
     pub(super) fn follow(&mut self, cluster: &Cluster, leader: &Leader) -> Reason {
         self.disarm_if_quiet();
         if let Some(job) = self.view.job {
-            return Reason::Busy { kind: job.kind };
+            return self.let_work_go_on(leader, job.kind);
         }
         if self.view.wants.reinitialize && is_primary(cluster, &leader.name) && self.view.local.data != DataDir::Empty {
             return self.work(Action::Wipe, Reason::Reinitializing);
@@ -31,10 +31,30 @@ impl Step<'_> {
             Process::Stopped => self.start_following(cluster, leader),
             Process::Running { .. } => match self.view.answer() {
                 Some(answer) => self.stay_attached(cluster, leader, answer),
-                None => Reason::Busy { kind: JobKind::StartReplica },
+                None => self.await_recovery(leader),
             },
             Process::Orphans => Reason::Orphans,
         }
+    }
+
+    /// Work goes on, but for a clone of a member that doesn't lead any more.
+    fn let_work_go_on(&mut self, leader: &Leader, kind: JobKind) -> Reason {
+        let elsewhere = self.memory.upstream.as_ref().is_some_and(|u| *u != leader.name);
+        if kind == JobKind::Clone && elsewhere {
+            self.kill();
+            return Reason::ChangingUpstream { leader: leader.name.clone() };
+        }
+        Reason::Busy { kind }
+    }
+
+    /// A server that recovers takes no connection; one that waits for WAL from a former leader never will.
+    fn await_recovery(&mut self, leader: &Leader) -> Reason {
+        let elsewhere = self.memory.upstream.as_ref().is_some_and(|u| *u != leader.name);
+        if elsewhere && self.view.local.sql == Sql::NotReady {
+            let wait_for = Some(Vec::new());
+            return self.work(Action::Stop { wait_for }, Reason::ChangingUpstream { leader: leader.name.clone() });
+        }
+        Reason::Busy { kind: JobKind::StartReplica }
     }
 
     /// Starts a stopped server, after a look for divergence when it may have gone its own way.
@@ -50,6 +70,7 @@ impl Step<'_> {
         if suspicious && !checked {
             return self.check_history(cluster, leader);
         }
+        self.memory.upstream.clone_from(&upstream);
         self.work(Action::StartReplica { upstream }, Reason::StartingReplica)
     }
 
@@ -77,6 +98,7 @@ impl Step<'_> {
         let wanted = cluster.members.get(&leader.name).and_then(|m| m.host_port());
         if answer.upstream != wanted && wanted.is_some() {
             let upstream = Some(leader.name.clone());
+            self.memory.upstream.clone_from(&upstream);
             return self.work(Action::Follow { upstream }, Reason::ChangingUpstream { leader: leader.name.clone() });
         }
         if answer.receiver.as_deref() == Some("streaming") {
@@ -89,7 +111,7 @@ impl Step<'_> {
         if self.now >= due && is_primary(cluster, &leader.name) {
             return self.check_history(cluster, leader);
         }
-        self.wake(due);
+        self.wake(due.max(self.now + Duration::from_secs(1)));
         Reason::NotStreaming { leader: leader.name.clone() }
     }
 }

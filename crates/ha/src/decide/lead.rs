@@ -5,12 +5,16 @@ use std::time::Duration;
 use super::Step;
 use crate::action::Action;
 use crate::cluster::{Cluster, Leader, Term};
-use crate::local::{Answer, DataDir, Process, Sql};
+use crate::local::{Answer, DataDir, Sql};
 use crate::lsn::Lsn;
 use crate::reason::Reason;
 use crate::time::Tick;
 use crate::view::{Guard, JobKind, Peer, Round};
 
+/// How long a guard may take to be armed before others lead.
+const ARMING: Duration = Duration::from_secs(5);
+/// How long a restart on request may take before it counts as a server that doesn't come up.
+const RESTART: Duration = Duration::from_secs(60);
 /// How long a promotion may take before it counts as a server that doesn't come up.
 const PROMOTION: Duration = Duration::from_secs(30);
 /// How fast crash recovery replays WAL, in bytes a second, for the estimate of how long it takes. Deliberately slow.
@@ -26,18 +30,8 @@ impl Step<'_> {
         if self.memory.ended >= Some(term) || guard_refuses {
             return self.release(term, Reason::TermEnded);
         }
-        match self.view.guard {
-            Guard::Armed { term: armed, deadline } if armed == term => {
-                if deadline < lease.deadline {
-                    self.act(Action::Arm { term, deadline: lease.deadline });
-                }
-            }
-            _ => {
-                self.act(Action::Arm { term, deadline: lease.deadline });
-                if !self.may_be_writable() {
-                    return Reason::Arming;
-                }
-            }
+        if let Some(reason) = self.await_guard(term, lease.deadline) {
+            return reason;
         }
         if let Some(reason) = self.hand_over(cluster, term) {
             return reason;
@@ -46,6 +40,25 @@ impl Step<'_> {
             return self.serve(cluster, term, answer);
         }
         self.bring_up(cluster, term)
+    }
+
+    /// PostgreSQL waits until the guard is armed for this term; when it can't be, others lead.
+    fn await_guard(&mut self, term: Term, deadline: Tick) -> Option<Reason> {
+        if matches!(self.view.guard, Guard::Armed { term: armed, .. } if armed == term) {
+            self.memory.arming_since = None;
+            return None;
+        }
+        self.arm(term, deadline);
+        if self.may_be_writable() {
+            return None;
+        }
+        let since = *self.memory.arming_since.get_or_insert(self.now);
+        if self.now >= since + ARMING {
+            self.memory.arming_since = None;
+            return Some(self.release(term, Reason::GuardLost));
+        }
+        self.wake(since + ARMING);
+        Some(Reason::Arming)
     }
 
     /// Gives the leader key back once nothing of PostgreSQL can write.
@@ -85,6 +98,7 @@ impl Step<'_> {
             self.act(Action::ClearFailover { revision: f.revision });
         }
         if self.view.wants.restart && self.view.job.is_none() {
+            self.memory.writable = Some(term);
             return self.work(Action::Restart, Reason::Restarting);
         }
         if let Some(reason) = self.synchronize(cluster, term, answer) {
@@ -100,15 +114,14 @@ impl Step<'_> {
 
     /// The server isn't a running primary yet, or not any more.
     fn bring_up(&mut self, cluster: &Cluster, term: Term) -> Reason {
-        let standby = matches!(self.view.local.process, Process::Running { standby: true, .. })
-            && self.memory.writable != Some(term);
-        if let (true, Some(answer)) = (standby, self.view.answer()) {
+        if let Some(answer) = self.view.answer().filter(|_| self.view.job.is_none()) {
             return self.promote(cluster, term, answer);
         }
         if self.is_empty() && !self.view.is_doing(JobKind::Bootstrap) {
             return self.release(term, Reason::WaitingForLeader);
         }
-        if self.view.is_doing(JobKind::Restart) {
+        if let Some(job) = self.view.job.filter(|j| j.kind == JobKind::Restart && self.now < j.since + RESTART) {
+            self.wake(job.since + RESTART);
             return Reason::Restarting;
         }
         if let Some(job) = self.view.job.filter(|j| j.kind == JobKind::Promote && self.now < j.since + PROMOTION) {
@@ -122,7 +135,16 @@ impl Step<'_> {
         if self.view.is_stopped() && self.view.job.is_none() {
             return match &self.view.local.data {
                 DataDir::Valid(_) if !self.lease_is_fresh() => Reason::NoLease,
+                DataDir::Valid(c) if cluster.initialize.as_deref().is_none_or(str::is_empty) => {
+                    // Before anything can be written to it, so that nobody else makes a cluster of the same name.
+                    let system_identifier = c.system_identifier.clone();
+                    self.act(Action::CompleteInitialize { system_identifier });
+                    Reason::CompletingInitialize
+                }
                 DataDir::Valid(c) if !c.in_recovery => {
+                    if let Some(reason) = self.leave_trace(cluster, term, c.checkpoint) {
+                        return reason;
+                    }
                     self.memory.writable = Some(term);
                     self.work(Action::StartPrimary { term }, Reason::Starting)
                 }
@@ -146,6 +168,9 @@ impl Step<'_> {
             // What lies beyond is given up with this promotion; nobody may be measured by it afterwards.
             self.act(Action::WriteOptime { term, position: answer.position() });
             return Reason::Promoting;
+        }
+        if let Some(reason) = self.leave_trace(cluster, term, answer.position()) {
+            return reason;
         }
         if let Some(reason) = self.prepare_sync(cluster, term, answer) {
             return reason;

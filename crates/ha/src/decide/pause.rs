@@ -32,6 +32,7 @@ impl Step<'_> {
         match self.view.answer() {
             Some(answer) if !answer.in_recovery => {
                 if self.view.wants.restart {
+                    self.memory.writable = Some(leader.term);
                     return self.work(Action::Restart, Reason::Restarting);
                 }
                 if cluster.failover.as_ref().is_some_and(|f| f.value.scheduled_at.is_none())

@@ -31,6 +31,13 @@ pub fn standby_names(names: &[String]) -> String {
     }
 }
 
+/// Whether a setting has the form that is set here: one left in force by an earlier leader makes commits wait for
+/// standbys that nobody chooses any more. A person's own setting, written otherwise, is left alone.
+fn is_ours(value: &str) -> bool {
+    let list = value.split_once(" (").map_or(value, |(_, rest)| rest);
+    value == "*" || list.starts_with('"')
+}
+
 impl Step<'_> {
     /// Before a promotion: the key names this node alone, and commits will wait for somebody.
     pub(super) fn prepare_sync(&mut self, cluster: &Cluster, term: Term, answer: &Answer) -> Option<Reason> {
@@ -51,8 +58,9 @@ impl Step<'_> {
     /// On a running primary: one step towards the wanted synchronous standbys. `None` when nothing is to be done.
     pub(super) fn synchronize(&mut self, cluster: &Cluster, term: Term, answer: &Answer) -> Option<Reason> {
         if !self.view.settings.synchronous_mode {
-            return self.stop_synchronizing(cluster, term);
+            return self.stop_synchronizing(cluster, term, answer);
         }
+        self.memory.async_in = None;
         let me = self.view.me.name.clone();
         let Some(Revisioned { value: current, .. }) = cluster.sync.as_ref().filter(|s| s.value.leader == me) else {
             self.write_sync(cluster, term, Some(SyncState { leader: me, ..SyncState::default() }));
@@ -172,18 +180,20 @@ impl Step<'_> {
     }
 
     /// The mode was switched off: the key goes first, then the setting.
-    fn stop_synchronizing(&mut self, cluster: &Cluster, term: Term) -> Option<Reason> {
+    fn stop_synchronizing(&mut self, cluster: &Cluster, term: Term, answer: &Answer) -> Option<Reason> {
         if cluster.sync.is_some() {
-            self.memory.sync_mark.get_or_insert_default();
             self.write_sync(cluster, term, None);
             return Some(changing("synchronous mode is off"));
         }
-        self.memory.sync_mark.as_ref()?;
-        let reason = self.work(Action::SetSync { value: String::new() }, changing("synchronous mode is off"));
-        if matches!(reason, Reason::SyncChanging { .. }) {
-            self.memory.sync_mark = None;
+        if self.memory.async_in == Some(term) {
+            return None;
         }
-        Some(reason)
+        self.memory.sync_mark = None;
+        if !is_ours(&answer.synchronous_standby_names) {
+            self.memory.async_in = Some(term);
+            return None;
+        }
+        Some(self.work(Action::SetSync { value: String::new() }, changing("synchronous mode is off")))
     }
 
     fn write_sync(&mut self, cluster: &Cluster, term: Term, state: Option<SyncState>) {

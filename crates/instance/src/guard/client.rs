@@ -195,6 +195,13 @@ impl Client {
         }
     }
 
+    /// Returns once a living guard has been reached by any other call.
+    pub async fn found(&self) {
+        let mut guard = self.guard.subscribe();
+        // The sender lives as long as this client.
+        let _ = guard.wait_for(|g| g.as_ref().is_some_and(|process| !process.has_ended())).await;
+    }
+
     /// Kills a guard that doesn't answer, and starts a new one. It holds nothing: arm it.
     pub async fn replace(&self) -> Result<(), Error> {
         *self.connection.lock().await = None;
