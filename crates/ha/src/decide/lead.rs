@@ -28,7 +28,8 @@ impl Step<'_> {
         };
         let guard_refuses = matches!(self.view.guard, Guard::Fenced { term: t } if t >= term);
         if self.memory.ended >= Some(term) || guard_refuses {
-            return self.release(term, Reason::TermEnded);
+            let quiet = !self.may_be_writable() && !guard_refuses;
+            return self.release(term, if quiet { Reason::Released } else { Reason::TermEnded });
         }
         if let Some(reason) = self.await_guard(term, lease.deadline) {
             return reason;
