@@ -9,7 +9,7 @@ use crate::time::Tick;
 /// How long before the lease's deadline the guard kills PostgreSQL. Covers the kill itself (tens of milliseconds), a
 /// late timer on a busy machine, and drift between this clock and the DCS's: at 500 ppm, 15 ms in 30 s.
 pub fn guard_margin(ttl: Duration) -> Duration {
-    (ttl / 20).max(Duration::from_millis(300))
+    (ttl / 20).max(Duration::from_millis(500))
 }
 
 /// How long before the lease's deadline the agent itself demotes: earlier than the guard, so that the guard is only
