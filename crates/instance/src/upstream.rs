@@ -38,8 +38,9 @@ impl Instance {
 
     /// Whether the local data, running or not, has WAL that the history of `from` doesn't have. `from` is the leader.
     pub async fn divergence(&self, from: &Upstream) -> Result<Divergence, Error> {
-        let identity = self.identify(from).await?;
+        // In this order: a replica that streams meanwhile would else look ahead of its leader.
         let local = self.local_position().await?;
+        let identity = self.identify(from).await?;
         if local.timeline == identity.timeline {
             let leader = Leader { timeline: identity.timeline, position: identity.position, history: Vec::new() };
             return Ok(divergence::compare(local, &leader));
