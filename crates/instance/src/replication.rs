@@ -132,7 +132,8 @@ impl Instance {
         Ok(())
     }
 
-    /// Keeps physical slots: on a primary those of `wanted` members are created where missing, with WAL kept from now on.
+    /// Keeps physical slots: on a primary those of `wanted` members are created where missing, with WAL kept from now on;
+    /// an inactive one that holds none, as a replica's do, is made anew.
     /// On a replica they are kept too, but without holding WAL: an inactive one that holds some is made anew. Slots of
     /// `remove` members are dropped unless in use. Other slots are left alone.
     pub async fn sync_slots(&self, wanted: &[String], primary: bool, remove: &[String]) -> Result<(), Error> {
@@ -155,7 +156,7 @@ impl Instance {
             let create = format!("SELECT pg_create_physical_replication_slot({}, {primary})", literal(&name));
             match existing.get(&name) {
                 None => statements.push((format!("create slot {name}"), create)),
-                Some((false, true)) if !primary => {
+                Some((false, holds)) if *holds != primary => {
                     statements.push((format!("drop slot {name}"), drop_slot(&name)));
                     statements.push((format!("create slot {name}"), create));
                 }
