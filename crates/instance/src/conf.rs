@@ -118,6 +118,17 @@ pub(crate) fn conninfo<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) 
     pairs.into_iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
+/// How soon a host that has vanished without a word is noticed: seconds while connecting; seconds of silence, seconds
+/// between probes and their number on a connection at rest (25 s in all); milliseconds for data sent (libpq's
+/// documentation, "Parameter Key Words"). A host that is merely slow or frozen acknowledges in its kernel.
+const VANISHED: [(&str, &str); 5] = [
+    ("connect_timeout", "5"),
+    ("keepalives_idle", "10"),
+    ("keepalives_interval", "5"),
+    ("keepalives_count", "3"),
+    ("tcp_user_timeout", "25000"),
+];
+
 /// Connection string to another member, with the passwords left to the password file.
 pub(crate) fn upstream_conninfo(
     upstream: &Upstream,
@@ -135,6 +146,7 @@ pub(crate) fn upstream_conninfo(
         ("sslmode", "prefer"),
         ("gssencmode", "prefer"),
     ]);
+    pairs.extend(VANISHED);
     if version.has_channel_binding() {
         pairs.insert("channel_binding", "prefer");
     }
@@ -279,6 +291,7 @@ mod tests {
         );
         assert!(text.contains("user='it\\'s'") && text.contains("application_name='pg 1'"), "{text}");
         assert!(text.contains("sslmode=require") && !text.contains("sslmode=prefer"), "{text}");
+        assert!(text.contains("keepalives_idle=10") && text.contains("tcp_user_timeout=25000"), "{text}");
         assert_eq!(conninfo_target(&text), Some(("10.0.0.2".into(), 5433)));
         assert_eq!(conninfo_target(""), None);
     }
