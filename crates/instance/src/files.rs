@@ -53,10 +53,17 @@ pub(crate) fn remove_if_exists(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Whether the data directory is missing or has nothing in it but what file systems put at their root.
+/// What file systems put at their root.
+pub(crate) const LOST_FOUND: &str = "lost+found";
+
+/// Name of the place inside a data directory where a cluster is made.
+const INNER_STAGING: &str = ".pgherd-new";
+
+/// Whether the data directory is missing or has nothing in it but what file systems put at their root and what an
+/// unfinished clone has left.
 pub(crate) fn is_empty(data_dir: &Path) -> Result<bool, Error> {
     match std::fs::read_dir(data_dir) {
-        Ok(entries) => Ok(!entries.flatten().any(|e| e.file_name() != "lost+found")),
+        Ok(entries) => Ok(!entries.flatten().any(|e| e.file_name() != LOST_FOUND && e.file_name() != INNER_STAGING)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
         Err(e) if e.kind() == ErrorKind::NotADirectory => {
             Err(Error::Setup(format!("{} is not a directory: name another data_dir", data_dir.display())))
@@ -145,14 +152,17 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Where a cluster is made before it takes its place: beside the data directory, or inside when that is a mount point
-/// (which nothing can be renamed onto).
+/// Where a cluster is made before it takes its place: beside the data directory, or inside when nothing can be renamed
+/// onto that: a mount point, a link, a directory that keeps what its file system has put there.
 pub(crate) fn staging_dir(data_dir: &Path) -> PathBuf {
     let device = |p: &Path| std::fs::metadata(p).map(|m| m.dev()).ok();
     let parent = data_dir.parent().unwrap_or(Path::new("/"));
-    match device(data_dir) {
-        Some(own) if device(parent) != Some(own) => data_dir.join(".pgherd-new"),
-        _ => sibling(data_dir, ".pgherd-new"),
+    let own = device(data_dir);
+    let mounted = own.is_some() && device(parent) != own;
+    if mounted || data_dir.is_symlink() || data_dir.join(LOST_FOUND).exists() {
+        data_dir.join(INNER_STAGING)
+    } else {
+        sibling(data_dir, ".pgherd-new")
     }
 }
 
@@ -237,6 +247,21 @@ mod tests {
         std::fs::remove_file(data.join("precious")).unwrap();
         take_place(&staging, &data).unwrap();
         assert!(data.join("PG_VERSION").exists() && !staging.exists());
+    }
+
+    #[test]
+    fn what_an_unfinished_clone_leaves_in_a_mount_point_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        std::fs::create_dir_all(data.join(LOST_FOUND)).unwrap();
+        let staging = staging_dir(&data);
+        assert_eq!(staging, data.join(".pgherd-new"));
+        std::fs::create_dir(&staging).unwrap();
+        std::fs::write(staging.join("PG_VERSION"), "15").unwrap();
+        assert!(is_empty(&data).unwrap());
+        take_place(&staging, &data).unwrap();
+        assert!(data.join("PG_VERSION").exists() && data.join(LOST_FOUND).exists() && !staging.exists());
+        assert!(!is_empty(&data).unwrap());
     }
 
     #[test]
