@@ -195,7 +195,7 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
     if !settings.use_pg_rewind {
         return wipe_or_refuse(context, settings.remove_data_directory_on_diverged_timelines, NO_REWIND).await;
     }
-    match instance.rewind(&from).await {
+    match instance.rewind(&from, &context.node.config().postgresql.rewind).await {
         Ok(rewound) if !rewound.changed => {
             info!("pg_rewind found nothing to repair");
             Ok(())

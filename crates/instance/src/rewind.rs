@@ -53,8 +53,8 @@ pub enum RewindError {
 impl Instance {
     /// Makes the local data a part of `from`'s history with pg_rewind. The server must be stopped; after a crash it is
     /// recovered first. Afterwards start it as a replica of `from`, which rewrites the configuration files that pg_rewind
-    /// copied. Dropping the future ends pg_rewind.
-    pub async fn rewind(&self, from: &Upstream) -> Result<Rewound, RewindError> {
+    /// copied. `extra` are options of pg_rewind (`--restore-target-wal`). Dropping the future ends pg_rewind.
+    pub async fn rewind(&self, from: &Upstream, extra: &[String]) -> Result<Rewound, RewindError> {
         let output = self
             .blocking(|own| {
                 own.0.refuse_while_alive()?;
@@ -91,7 +91,7 @@ impl Instance {
         })
         .await?;
         let _under_way = UnderWay::begin(&self.0);
-        let outcome = match self.run_pg_rewind(from).await {
+        let outcome = match self.run_pg_rewind(from, extra).await {
             Ok(finished) => judge(&finished),
             Err(e) => Err(e),
         };
@@ -106,7 +106,7 @@ impl Instance {
         outcome
     }
 
-    async fn run_pg_rewind(&self, from: &Upstream) -> Result<Finished, RewindError> {
+    async fn run_pg_rewind(&self, from: &Upstream, extra: &[String]) -> Result<Finished, RewindError> {
         let o = &self.0.options;
         let user = o.rewind.as_ref().unwrap_or(&o.superuser);
         let mut command = self.0.programs.command("pg_rewind");
@@ -117,6 +117,7 @@ impl Instance {
         if self.version().rewind_takes_config_file() {
             command.arg(format!("--config-file={}", self.0.data_dir().join("postgresql.conf").display()));
         }
+        command.args(extra.iter().map(|o| format!("--{}", o.trim_start_matches('-'))));
         tracing::info!("rewinding to the history of {} at {}:{}", from.name, from.host, from.port);
         let finished = run("pg_rewind", command, REWIND_LIMIT).await?;
         for line in finished.stderr.lines().chain(finished.stdout.lines()).filter(|l| !l.contains(" kB (")) {

@@ -5,10 +5,10 @@ mod cluster;
 
 use std::time::{Duration, Instant as Clock};
 
-use cluster::{LONG, Place, send};
+use cluster::{Gate, LONG, Place, send};
 use ha::Lsn;
 use ha::local::{DataDir, Process, Sql};
-use instance::{Divergence, RewindError, Start, Stop};
+use instance::{Divergence, Error, RewindError, Start, Stop, Upstream};
 use rustix::process::Signal;
 
 #[tokio::test]
@@ -77,7 +77,11 @@ async fn a_diverged_primary_is_rewound() {
     std::fs::write(&mark, "").unwrap();
     assert!(matches!(pg1.instance.probe().await.data, DataDir::Damaged(_)), "a rewind was interrupted");
     assert!(pg1.instance.start(Start::Primary, &pg1.conf).await.is_err());
-    let rewound = pg1.instance.rewind(&pg2.upstream()).await.unwrap();
+    let refused = pg1.instance.rewind(&pg2.upstream(), &["--no-such-option".to_owned()]).await;
+    assert!(refused.unwrap_err().to_string().contains("no-such-option"), "options are passed on");
+    let rewound = pg1.instance.rewind(&pg2.upstream(), &["--restore-target-wal".to_owned()]).await;
+    assert!(matches!(rewound, Err(RewindError::Failed { .. })), "there is no restore_command: {rewound:?}");
+    let rewound = pg1.instance.rewind(&pg2.upstream(), &["no-sync".to_owned()]).await.unwrap();
     assert!(rewound.changed && !mark.exists());
     pg2.instance.sync_slots(&["pg1".to_owned()], true, &[]).await.unwrap();
     pg1.start(Start::Replica { upstream: Some(pg2.upstream()) }).await;
@@ -87,6 +91,70 @@ async fn a_diverged_primary_is_rewound() {
     assert_eq!(pg1.ask("SELECT string_agg(v, ',') FROM t").await, "kept");
     assert_eq!(pg1.ask("SHOW port").await, pg1.port.to_string(), "the source's own settings are not kept");
     assert_eq!(pg1.instance.divergence(&pg2.upstream()).await.unwrap(), Divergence::None);
+}
+
+#[tokio::test]
+async fn a_replica_that_streams_while_it_is_compared_has_not_diverged() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let mut pg2 = place.replica("pg2", &pg1).await;
+    pg1.ask("CREATE TABLE t (v text)").await;
+    let gate = Gate::new(pg2.data.parent().unwrap());
+    pg2.wrap("psql", &format!("answer=$({}/psql \"$@\") || exit 1\n{}\necho \"$answer\"", cluster::BIN, gate.wait()));
+    let compared = tokio::spawn({
+        let (instance, leader) = (pg2.instance.clone(), pg1.upstream());
+        async move { instance.divergence(&leader).await.unwrap() }
+    });
+    gate.reached().await;
+    pg1.ask("INSERT INTO t VALUES ('after the leader has answered')").await;
+    let written = pg1.wait("up", |_| true).await.written;
+    pg2.wait("caught up", |a| a.replayed >= written).await;
+    gate.open();
+    assert_eq!(compared.await.unwrap(), Divergence::None);
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_answer_is_given_up() {
+    let place = Place::new();
+    let node = place.node("pg1");
+    // Full queues: further packets are dropped, as if the host had vanished.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        queued.push(stream);
+    }
+    let from = Upstream { name: "gone".into(), host: "127.0.0.1".into(), port: address.port() };
+    let began = Clock::now();
+    let failed = node.instance.clone_from(&from, &[]).await;
+    assert!(matches!(&failed, Err(Error::Program { message, .. }) if message.contains("timeout")), "{failed:?}");
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_promotion_whose_end_is_not_seen_says_so() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let pg2 = place.replica("pg2", &pg1).await;
+    let startup = pg2.titled(&["startup"])[0];
+    send(startup, Signal::STOP);
+    let promoting = tokio::spawn({
+        let instance = pg2.instance.clone();
+        async move { instance.promote().await }
+    });
+    let began = Clock::now();
+    while !pg2.data.join("promote").exists() {
+        assert!(began.elapsed() < LONG);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    send(pg2.pid(), Signal::KILL);
+    let failed = promoting.await.unwrap();
+    assert!(matches!(&failed, Err(Error::Promoting(_))), "{failed:?}");
+    pg2.instance.kill().await.unwrap();
+    pg2.start(Start::Replica { upstream: Some(pg1.upstream()) }).await;
+    assert!(pg2.wait("up", |_| true).await.in_recovery, "what was left of the promotion is gone");
 }
 
 #[tokio::test]
@@ -109,7 +177,7 @@ async fn a_clean_handover_is_no_divergence_and_another_cluster_is_refused() {
 
     let stranger = place.primary("other").await;
     stranger.instance.stop(Stop::default()).await.unwrap();
-    let refused = stranger.instance.rewind(&pg2.upstream()).await;
+    let refused = stranger.instance.rewind(&pg2.upstream(), &[]).await;
     assert!(matches!(refused, Err(RewindError::OtherCluster(_))), "{refused:?}");
 }
 
@@ -159,6 +227,11 @@ async fn slots_hold_wal_on_the_primary_alone() {
     assert_eq!(pg2.ask(state).await, "node_3:false,pg1:false", "an idle slot that holds WAL is made anew");
     pg1.instance.sync_slots(&[], true, &["Node-3".into(), "pg2".into()]).await.unwrap();
     assert_eq!(pg1.ask(state).await, "pg2:true", "a slot in use stays");
+    pg2.instance.promote().await.unwrap();
+    pg2.instance.sync_slots(&members, true, &[]).await.unwrap();
+    assert_eq!(pg2.ask(state).await, "node_3:true,pg1:true", "a new primary holds WAL for its members");
+    pg2.instance.sync_slots(&members, true, &[]).await.unwrap();
+    assert_eq!(pg2.ask(state).await, "node_3:true,pg1:true");
 }
 
 #[tokio::test]

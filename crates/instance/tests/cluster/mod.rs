@@ -14,6 +14,9 @@ use ha::local::{Answer, Local, Sql};
 use instance::{Configuration, Credentials, InitDb, InitOption, Instance, Options, Start, Upstream, fence};
 use rustix::process::{Pid, Signal, kill_process};
 
+/// Where the real programs are.
+pub(crate) const BIN: &str = "/usr/lib/postgresql/15/bin";
+
 /// How long anything may take that has no bound of its own.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
@@ -115,6 +118,16 @@ impl Node {
         self.instance.wait_ready(LONG).await.unwrap();
     }
 
+    /// Puts a shell script in the place of one of PostgreSQL's programs.
+    pub(crate) fn wrap(&mut self, program: &str, script: &str) {
+        let path = self.data.parent().unwrap().join(format!("wrapped-{program}"));
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        self.options.bin_names.insert(program.to_owned(), path.display().to_string());
+        self.instance = Instance::new(self.options.clone()).unwrap();
+        self.instance.adopt();
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.instance.pid().expect("the postmaster lives")
     }
@@ -182,6 +195,42 @@ impl Drop for Node {
         if !std::thread::panicking() {
             assert_eq!(outcome.left, Vec::<u32>::new());
         }
+    }
+}
+
+/// Where a script waits until the test lets it go on.
+pub(crate) struct Gate {
+    reached: PathBuf,
+    open: PathBuf,
+}
+
+impl Gate {
+    pub(crate) fn new(dir: &Path) -> Gate {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let name = format!("gate{}", NEXT.fetch_add(1, Ordering::SeqCst));
+        Gate { reached: dir.join(format!("{name}.reached")), open: dir.join(format!("{name}.open")) }
+    }
+
+    /// The script's lines that wait here.
+    pub(crate) fn wait(&self) -> String {
+        format!(
+            "touch {}; while [ ! -e {} ]; do sleep 0.01; done",
+            self.reached.display(),
+            self.open.display()
+        )
+    }
+
+    /// Returns once a script waits.
+    pub(crate) async fn reached(&self) {
+        let began = Clock::now();
+        while !self.reached.exists() {
+            assert!(began.elapsed() < LONG, "nobody came to the gate");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) fn open(&self) {
+        std::fs::write(&self.open, "").unwrap();
     }
 }
 
