@@ -145,7 +145,8 @@ impl Instance {
     }
 
     /// Creates or updates the replication user, the rewind user with the rights that pg_rewind needs (PostgreSQL's
-    /// documentation of pg_rewind, "Notes"), the superuser's password, and further users. Can be repeated.
+    /// documentation of pg_rewind, "Notes"), the superuser's password, and further users. All or nothing, and
+    /// where they exist they are brought to this state: it can be repeated at every start of a cluster that may be new.
     pub async fn create_users(&self, more: &[NewUser]) -> Result<(), Error> {
         let o = &self.0.options;
         let client = self.0.connect().await?;
@@ -157,6 +158,8 @@ impl Instance {
              SET log_duration TO off",
         )
         .await?;
+        // Ends with the connection when anything fails.
+        run("begin a transaction", "BEGIN").await?;
         let mut wanted = vec![(o.superuser.clone(), "SUPERUSER LOGIN".to_owned())];
         wanted.push((o.replication.clone(), "REPLICATION LOGIN".to_owned()));
         if let Some(rewind) = &o.rewind {
@@ -180,6 +183,7 @@ impl Instance {
                     .await?;
             }
         }
+        run("commit the users", "COMMIT").await?;
         let names = run("read users", "SELECT count(*) FROM pg_roles WHERE rolcanlogin").await?;
         tracing::info!("{} users can log in", names.first().map(|r| text(r, 0)).unwrap_or_default());
         Ok(())
