@@ -393,7 +393,10 @@ impl World {
         let late = self.random.permille(if flaky { 60 } else { 2 });
         if late {
             self.after(10 * MS, 2 * ttl, Event::Arrive { node, epoch, number, op });
-        } else if !cut && !(flaky && self.random.permille(60)) {
+            return number;
+        }
+        let lost = cut || (flaky && self.random.permille(60));
+        if !lost {
             self.after(MS / 2, 6 * MS, Event::Arrive { node, epoch, number, op });
         }
         number

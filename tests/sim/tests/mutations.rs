@@ -7,7 +7,6 @@ use sim::{Mutation, Options, run};
 fn first_failure(mutation: Mutation, seeds: u64) -> (u64, String) {
     let failure = (1..=seeds).find_map(|seed| run(seed, Options { mutation: Some(mutation), trace: false }).err());
     let failure = failure.unwrap_or_else(|| panic!("{mutation:?} is not found within {seeds} seeds"));
-    println!("{mutation:?}: seed {}: {}", failure.seed, failure.what);
     assert!(failure.trace.len() > 10, "a failure comes with what led to it");
     (failure.seed, failure.what)
 }
