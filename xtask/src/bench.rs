@@ -50,23 +50,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (result, left) = supervise::run(failover(&programs, args.rounds))?;
     let text = result?;
     ensure!(left.is_empty(), "processes were left behind: {}", left.join("; "));
-    println!("\n{text}");
+    say!("\n{text}");
     if !args.debug {
         let path = checkout::root()?.join("docs/benchmarks-ha.md");
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        println!("written to {}", path.display());
+        say!("written to {}", path.display());
     }
     Ok(())
 }
 
 async fn failover(programs: &Programs, rounds: u32) -> Result<String> {
     let mut table = Table::default();
-    println!("default timings");
+    say!("default timings");
     let bench = Bench::start(programs, Options::seed(Store::Etcd)).await?;
     bench.repeat(&mut table, rounds, "kill -9 of the leader's postmaster", Event::KillPostmaster).await?;
     bench.repeat(&mut table, rounds, "switchover", Event::Switchover).await?;
     let cost = bench.end().await?;
-    println!("ttl 5");
+    say!("ttl 5");
     let bench = Bench::start(programs, Options::quick(Store::Etcd)).await?;
     bench.repeat(&mut table, rounds, "ttl 5: host death, etcd's leader elsewhere", Event::KillHost).await?;
     bench.repeat(&mut table, rounds, "ttl 5: agent frozen", Event::FreezeAgent).await?;
@@ -133,7 +133,7 @@ impl Bench {
             let writes: Vec<_> = self.writers.writes().into_iter().filter(|w| w.acked > since).collect();
             two_writable += history::overlaps(&writes).iter().map(|o| o.lasted).sum::<Duration>();
             let outage = history::outage(&self.writers.writes(), since, until);
-            println!("  {name}: no writes for {:.2} s", outage.as_secs_f64());
+            say!("  {name}: no writes for {:.2} s", outage.as_secs_f64());
             outages.push(outage);
         }
         outages.sort();

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     packages::ensure(&[Need::Postgres, Need::Etcd, Need::Iproute])?;
     let programs = Programs::in_directory(&programs::compile(args.debug)?)?;
     let seed = args.seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_secs()));
-    println!("chaos: seed {seed}");
+    say!("chaos: seed {seed}");
     let modes: &[bool] = match args.sync {
         Sync::On => &[true],
         Sync::Off => &[false],
@@ -74,13 +74,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             format!("chaos failed: replay with --seed {seed} --sync {}", if *sync { "on" } else { "off" })
         })?;
     }
-    println!("chaos: seed {seed}: nothing wrong");
+    say!("chaos: seed {seed}: nothing wrong");
     Ok(())
 }
 
 /// One cluster from its making to its end.
 fn trial(programs: &Programs, sync: bool, seed: u64, length: Duration) -> Result<()> {
-    println!("\n--- {} replication, {:.0} s", if sync { "synchronous" } else { "asynchronous" }, length.as_secs_f64());
+    say!("\n--- {} replication, {:.0} s", if sync { "synchronous" } else { "asynchronous" }, length.as_secs_f64());
     let net = Net::create(3)?;
     let hub = net.hub();
     let mut options = Options { programs: Some(programs.clone()), ..Options::quick(Store::Etcd) };
@@ -97,7 +97,7 @@ fn trial(programs: &Programs, sync: bool, seed: u64, length: Duration) -> Result
             };
             if result.is_err() {
                 cluster.keep_files();
-                println!("the cluster's logs and data stay in {}", cluster.directory().display());
+                say!("the cluster's logs and data stay in {}", cluster.directory().display());
             }
             result
         })?;
@@ -132,14 +132,14 @@ impl<'a> Trial<'a> {
         let end = Instant::now() + length;
         while Instant::now() < end || self.report.count() == 0 {
             if let Err(e) = self.step().await {
-                println!("{}", self.report.table());
+                say!("{}", self.report.table());
                 return Err(e.context(format!("the writers' history is in {}", self.save_history()?.display())));
             }
         }
         let writes = self.writers.writes();
         let lost = self.lost(&writes).await?;
-        println!("\n{}", self.report.table());
-        println!("{} rows acknowledged, {} lost, no two nodes took writes at the same time", writes.len(), lost.len());
+        say!("\n{}", self.report.table());
+        say!("{} rows acknowledged, {} lost, no two nodes took writes at the same time", writes.len(), lost.len());
         Ok(())
     }
 
@@ -163,7 +163,7 @@ impl<'a> Trial<'a> {
         let writes = self.writers.writes();
         let outage = history::outage(&writes, since, until);
         let (from, names) = (since.as_secs_f64(), names.join(" and "));
-        println!("{from:7.1} s  {names} for {:.1} s: no writes for {:.2} s", hold.as_secs_f64(), outage.as_secs_f64());
+        say!("{from:7.1} s  {names} for {:.1} s: no writes for {:.2} s", hold.as_secs_f64(), outage.as_secs_f64());
         if let [fault] = faults.as_slice() {
             self.report.add(fault.kind, outage);
         }

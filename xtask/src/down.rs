@@ -19,7 +19,7 @@ const GUARDS: Duration = Duration::from_secs(3);
 
 pub(crate) fn run(wipe: bool) -> Result<()> {
     let Some(place) = Place::find()? else {
-        println!("there is no cluster in target/cluster");
+        say!("there is no cluster in target/cluster");
         return Ok(());
     };
     let shape = place.shape()?.unwrap_or(Shape { nodes: 9, etcd: true });
@@ -43,14 +43,14 @@ pub(crate) fn run(wipe: bool) -> Result<()> {
         std::thread::sleep(Duration::from_millis(50));
     }
     for left in reaper::of_directory(&place.directory) {
-        println!("killing what is left: {}", process::describe(left.pid));
+        say!("killing what is left: {}", process::describe(left.pid));
     }
     reaper::kill_all(&place.directory);
     if wipe {
         place.wipe()?;
-        println!("deleted {}", place.name.display());
+        say!("deleted {}", place.name.display());
     }
-    println!("the cluster is down");
+    say!("the cluster is down");
     Ok(())
 }
 
@@ -61,7 +61,7 @@ fn members(etcd: Option<&harness::etcd::Etcd>) -> Vec<(String, Identity)> {
 /// Signals all at once, waits for all, and kills those that don't go.
 fn end(what: &str, processes: Vec<(String, Identity)>, signal: Signal, patience: Duration) -> Result<()> {
     for (name, identity) in &processes {
-        println!("stopping {what} {name} (process {})", identity.pid);
+        say!("stopping {what} {name} (process {})", identity.pid);
         if !identity.signal(signal) && identity.is_alive() {
             bail!("process {} of {name} belongs to another user: run 'cargo xtask down' as that user", identity.pid);
         }
@@ -71,7 +71,7 @@ fn end(what: &str, processes: Vec<(String, Identity)>, signal: Signal, patience:
     let deadline = Instant::now() + patience;
     for (name, identity) in processes {
         if !identity.wait_gone(deadline.saturating_duration_since(Instant::now())) {
-            println!("{what} {name} did not stop within {} s: killing it", patience.as_secs());
+            say!("{what} {name} did not stop within {} s: killing it", patience.as_secs());
             identity.signal(Signal::KILL);
             identity.wait_gone(Duration::from_secs(10));
         }

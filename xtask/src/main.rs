@@ -1,8 +1,13 @@
 //! `cargo xtask`: builds, runs and tests pgherd from a checkout. This file reads the command line; each task has a file
 //! of its own.
 
-// What a task prints is what it is run for.
-#![allow(clippy::print_stdout)]
+/// Prints a line. A reader that has gone (`| head`) doesn't stop the task.
+macro_rules! say {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($arg)*);
+    }};
+}
 
 mod bench;
 mod chaos;
@@ -84,7 +89,7 @@ fn carry_out(task: Task) -> Result<ExitCode> {
         return Ok(code);
     }
     match task {
-        Task::Build { debug } => programs::build(debug).map(|built| println!("built {}", built.join(", "))),
+        Task::Build { debug } => programs::build(debug).map(|built| say!("built {}", built.join(", "))),
         Task::Up(args) => up::run(&args),
         Task::Down { wipe } => down::run(wipe),
         Task::Test(args) => test::run(&args),

@@ -67,7 +67,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     }
     let packages: Vec<&str> = missing.iter().flat_map(|n| n.packages()).copied().collect();
     let Some(apt) = Apt::find() else { bail!("{}", by_hand(&missing, &packages)) };
-    println!("installing the packages {} (missing here)", packages.join(", "));
+    say!("installing the packages {} (missing here)", packages.join(", "));
     apt.run(&["update"])?;
     if missing.contains(&Need::Postgres) {
         // Read by the server package while it is installed, so it must be there before.
@@ -127,7 +127,7 @@ impl Apt {
     }
 
     fn run(&self, arguments: &[&str]) -> Result<()> {
-        println!("  apt-get {}", arguments.join(" "));
+        say!("  apt-get {}", arguments.join(" "));
         checkout::run(self.command("apt-get", &[&["-q"], arguments].concat()).stdout(Stdio::null()))
     }
 
@@ -137,7 +137,7 @@ impl Apt {
     }
 
     fn forbid_main_cluster(&self) -> Result<()> {
-        println!("  create_main_cluster = false, so that the package starts no cluster of its own on port 5432");
+        say!("  create_main_cluster = false, so that the package starts no cluster of its own on port 5432");
         let includes = fs::read_to_string(CREATECLUSTER).unwrap_or_default().contains("include_dir");
         let file = if includes { format!("{CREATECLUSTER_D}/pgherd.conf") } else { CREATECLUSTER.to_owned() };
         self.shell(&format!(

@@ -66,7 +66,7 @@ impl Place {
             symlink(&elsewhere, &name).with_context(|| format!("link {}", name.display()))?;
             let why =
                 if too_long(&name) { "its path is too long for a socket" } else { "PostgreSQL's user can't enter it" };
-            println!("target/cluster is a link to {}: {why}", elsewhere.display());
+            say!("target/cluster is a link to {}: {why}", elsewhere.display());
         }
         let directory = name.canonicalize().context("find the cluster's directory")?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).context("open the cluster's directory")?;

@@ -51,14 +51,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut tally = Tally::default();
     let (result, left) = supervise::run(suite.run(&mut tally))?;
     if let Err(e) = &result {
-        println!("\nstopped: {e:#}");
+        say!("\nstopped: {e:#}");
         tally.failed += 1;
     }
     if !left.is_empty() {
-        println!("\nprocesses were left behind (ended now):\n  {}", left.join("\n  "));
+        say!("\nprocesses were left behind (ended now):\n  {}", left.join("\n  "));
         tally.failed += 1;
     }
-    println!("\n{} passed, {} failed", tally.passed, tally.failed);
+    say!("\n{} passed, {} failed", tally.passed, tally.failed);
     if tally.failed > 0 { bail!("{} failed", tally.failed) } else { Ok(()) }
 }
 
@@ -87,10 +87,10 @@ impl Suite {
 
     async fn run(&self, tally: &mut Tally) -> Result<()> {
         for section in SECTIONS.iter().filter(|s| self.sections.contains(s)) {
-            println!("\n=== {section} ===");
+            say!("\n=== {section} ===");
             let begun = Instant::now();
             let outcome = self.section(section).await?;
-            println!(
+            say!(
                 "=== {section}: {} passed, {} failed, {:.0} s",
                 outcome.passed,
                 outcome.failed,
@@ -108,13 +108,13 @@ impl Suite {
             "tidy" => self.xtask(&["tidy"]).await,
             "tests" => self.tests().await,
             "doc" if !has_doc_tests(&self.root)? => {
-                println!("there are no doc tests");
+                say!("there are no doc tests");
                 Ok(Tally::default())
             }
             "doc" => self.counted(&["test", "--workspace", "--doc"]).await,
             "sim" => self.xtask(&["sim", "--seeds", SEEDS]).await,
             "chaos" if !harness::programs::is_root() => {
-                println!("left out: chaos needs root for its network namespaces");
+                say!("left out: chaos needs root for its network namespaces");
                 Ok(Tally::default())
             }
             "chaos" => self.xtask(&["chaos", "--debug", "--minutes", MINUTES]).await,
@@ -131,7 +131,7 @@ impl Suite {
         let mut arguments = if harness::programs::on_path("cargo-nextest").is_some() {
             vec!["nextest", "run", "--workspace", "--no-fail-fast"]
         } else {
-            println!("cargo-nextest is not here: using cargo test, which is slower");
+            say!("cargo-nextest is not here: using cargo test, which is slower");
             vec!["test", "--workspace", "--all-targets", "--no-fail-fast", "--"]
         };
         arguments.extend(self.names.iter().map(String::as_str));
@@ -190,7 +190,7 @@ impl Suite {
 async fn relay<R: tokio::io::AsyncBufRead + Unpin>(mut lines: tokio::io::Lines<R>) -> Tally {
     let mut tally = Tally::default();
     while let Ok(Some(line)) = lines.next_line().await {
-        println!("{line}");
+        say!("{line}");
         tally.add(counts(&line));
     }
     tally

@@ -39,11 +39,11 @@ pub(crate) fn run() -> Result<()> {
         let (fatal, warning) = file_faults(&text);
         faults.extend(fatal.into_iter().map(|f| format!("{file}: {f}")));
         if let Some(warning) = warning {
-            println!("warning: {file}: {warning}");
+            say!("warning: {file}: {warning}");
         }
     }
     if faults.is_empty() {
-        println!("tidy");
+        say!("tidy");
         return Ok(());
     }
     bail!("untidy:\n  {}", faults.join("\n  "))

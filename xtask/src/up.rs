@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let needs: &[Need] = if shape.etcd { &[Need::Postgres, Need::Etcd] } else { &[Need::Postgres] };
     packages::ensure(needs)?;
     if !args.no_build {
-        println!("building pgherd ({})", if args.debug { "debug" } else { "release" });
+        say!("building pgherd ({})", if args.debug { "debug" } else { "release" });
         programs::build(args.debug)?;
     }
     let programs = Programs::in_directory(&checkout::root()?.join("dist"))?;
@@ -104,16 +104,16 @@ fn configure(place: &Place, nodes: &[Node], etcd: Option<&Etcd>, programs: &Prog
 
 async fn start(nodes: &[Node], etcd: Option<&Etcd>) -> Result<()> {
     if let Some(etcd) = etcd {
-        println!("starting etcd on {}", etcd.hosts().join(", "));
+        say!("starting etcd on {}", etcd.hosts().join(", "));
         etcd.start()?;
         etcd.wait_healthy(Duration::from_secs(60)).await?;
     }
     for node in nodes {
         match node.agent() {
-            Some(agent) => println!("{} runs already (process {})", node.name, agent.pid),
+            Some(agent) => say!("{} runs already (process {})", node.name, agent.pid),
             None => {
                 let agent = node.start()?;
-                println!("started {} on {} (process {})", node.name, node.address, agent.pid);
+                say!("started {} on {} (process {})", node.name, node.address, agent.pid);
             }
         }
     }
@@ -131,7 +131,7 @@ async fn wait(nodes: &[Node]) -> Result<()> {
         let view = view(nodes).await;
         let line = view.as_ref().map_or_else(|| "no agent answers yet".to_owned(), summary);
         if line != shown {
-            println!("{:5.1} s  {line}", begun.elapsed().as_secs_f64());
+            say!("{:5.1} s  {line}", begun.elapsed().as_secs_f64());
             shown = line;
         }
         if view.is_some_and(|v| is_whole(&v, nodes.len())) {
@@ -164,12 +164,12 @@ fn is_whole(view: &Value, nodes: usize) -> bool {
 }
 
 fn show(place: &Place, nodes: &[Node], programs: &Programs) -> Result<()> {
-    println!();
+    say!();
     let yaml = nodes.first().context("there are no nodes")?.yaml();
     checkout::run(Command::new(&programs.ctl).arg("-c").arg(yaml).arg("list"))?;
     let here = "target/cluster";
     let first = nodes.first().context("there are no nodes")?;
-    println!(
+    say!(
         "\nWhat to try next:\n  \
          PGPASSWORD=otus psql -h {} -U postgres -c 'select slot_name, active from pg_replication_slots'\n  \
          PGPASSWORD=otus psql 'host={} port=5432 user=postgres target_session_attrs=read-write'\n  \
@@ -189,7 +189,7 @@ fn show(place: &Place, nodes: &[Node], programs: &Programs) -> Result<()> {
         first.name,
     );
     if place.name != place.directory {
-        println!("  (target/cluster is {})", place.directory.display());
+        say!("  (target/cluster is {})", place.directory.display());
     }
     Ok(())
 }

@@ -68,7 +68,7 @@ async fn a_frozen_agents_postgres_is_fenced_before_another_leads() -> Result<()>
     leader.signal_agent(Signal::CONT)?;
     cluster.wait_healthy(SOON).await?;
     no_overlap(&writers.stop()?)?;
-    cluster.finish(&crash_and(&["fenced", "lease", "guard"])).await
+    cluster.finish(&crash_and(&["fenced", "lease", "guard", "this term has ended", "diverged"])).await
 }
 
 #[tokio::test]

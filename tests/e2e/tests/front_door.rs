@@ -29,6 +29,8 @@ fn start_haproxy(cluster: &Cluster, file: &Path) -> Result<()> {
     let program = programs::require("haproxy", "haproxy")?;
     let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(file).env(MARK, cluster.directory()).stdin(Stdio::null());
+    let log = std::fs::File::create(cluster.directory().join("logs/haproxy.log")).context("create haproxy's log")?;
+    command.stdout(log.try_clone().context("share the log")?).stderr(log);
     let mut child = command.spawn().context("start haproxy")?;
     // It ends with the cluster.
     std::thread::spawn(move || child.wait());
@@ -52,8 +54,7 @@ async fn haproxy_leads_to_the_leader_before_and_after_a_switchover() -> Result<(
         async move {
             cluster
                 .wait("the front door leads to the leader", SOON, || async {
-                    let mut config = harness::sql::config(door, "postgres");
-                    config.port(5000);
+                    let config = harness::sql::config_at(door, 5000, "postgres");
                     let rows =
                         harness::sql::query_with(&config, "SELECT host(inet_server_addr()), pg_is_in_recovery()")
                             .await?;

@@ -253,13 +253,15 @@ impl Cluster {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<Option<T>>>,
     {
-        wait::wait_until(what, deadline, condition).await.map_err(|e| self.failure(e.context(self.log_tails())))
+        wait::wait_until(what, deadline, condition)
+            .await
+            .map_err(|e| self.failure(anyhow::anyhow!("{e:#}\n{}", self.log_tails())))
     }
 
     /// Marks that something failed, so that the files stay.
     fn failure(&self, error: anyhow::Error) -> anyhow::Error {
         self.keep_files();
-        error.context(format!("the cluster's files stay in {}", self.root.display()))
+        anyhow::anyhow!("{error:#}\nthe cluster's files stay in {}", self.root.display())
     }
 
     /// The last lines of every agent's log.
@@ -319,7 +321,8 @@ impl Cluster {
             }
         }
         self.wait("every agent and PostgreSQL has ended", Duration::from_secs(60), || async {
-            let left = of_directory(&self.root).into_iter().filter(|i| process::name(i.pid) != "etcd");
+            let left = of_directory(&self.root).into_iter();
+            let left = left.filter(|i| !matches!(process::name(i.pid).as_str(), "etcd" | "haproxy"));
             let left: Vec<String> = left.map(|i| process::describe(i.pid)).collect();
             if left.is_empty() { Ok(Some(())) } else { bail!("still running: {}", left.join("; ")) }
         })

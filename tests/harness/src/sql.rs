@@ -14,8 +14,13 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How to connect as the superuser.
 pub fn config(address: Ipv4Addr, database: &str) -> Config {
+    config_at(address, 5432, database)
+}
+
+/// The same at another port.
+pub fn config_at(address: Ipv4Addr, port: u16, database: &str) -> Config {
     let mut config = Config::new();
-    config.host(address.to_string()).port(5432).user("postgres").password(PASSWORD).dbname(database);
+    config.host(address.to_string()).port(port).user("postgres").password(PASSWORD).dbname(database);
     config.connect_timeout(Duration::from_secs(5)).tcp_user_timeout(Duration::from_secs(10));
     config
 }
