@@ -27,6 +27,10 @@ pub(crate) struct Args {
     filter: Vec<String>,
 }
 
+/// What the runners' closing lines begin with. nextest shows those of each failed test as well: they don't count.
+const NEXTEST: &str = "Summary [";
+const CARGO: &str = "test result:";
+
 /// How many passed and failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Tally {
@@ -157,7 +161,8 @@ impl Suite {
         let out = BufReader::new(child.stdout.take().context("read cargo's output")?);
         let err = BufReader::new(child.stderr.take().context("read cargo's output")?);
         // Processes that a test left behind may hold the pipes open: the runner's end counts, not theirs.
-        let readers = async { tokio::join!(relay(out.lines()), relay(err.lines())) };
+        let closing = if arguments.first() == Some(&"nextest") { NEXTEST } else { CARGO };
+        let readers = async { tokio::join!(relay(out.lines(), closing), relay(err.lines(), closing)) };
         tokio::pin!(readers);
         let (status, (out, err)) = tokio::select! {
             tallies = &mut readers => (child.wait().await.context("run cargo")?, tallies),
@@ -187,20 +192,20 @@ impl Suite {
 }
 
 /// Prints lines as they come and adds up the counts in them.
-async fn relay<R: tokio::io::AsyncBufRead + Unpin>(mut lines: tokio::io::Lines<R>) -> Tally {
+async fn relay<R: tokio::io::AsyncBufRead + Unpin>(mut lines: tokio::io::Lines<R>, closing: &str) -> Tally {
     let mut tally = Tally::default();
     while let Ok(Some(line)) = lines.next_line().await {
         say!("{line}");
-        tally.add(counts(&line));
+        tally.add(counts(&line, closing));
     }
     tally
 }
 
 /// Counts of a closing line: nextest's `Summary [ 1.2s] 5 tests run: 4 passed (1 slow), 1 failed, 2 skipped`, or cargo
 /// test's `test result: ok. 4 passed; 1 failed; ...`.
-fn counts(line: &str) -> Tally {
+fn counts(line: &str, closing: &str) -> Tally {
     let line = line.trim();
-    if !line.starts_with("Summary [") && !line.starts_with("test result:") {
+    if !line.starts_with(closing) {
         return Tally::default();
     }
     let words: Vec<&str> = line.split([' ', ',', ';']).filter(|w| !w.is_empty()).collect();
@@ -231,12 +236,13 @@ mod tests {
     #[test]
     fn counts_are_read_from_closing_lines_only() {
         let nextest = "     Summary [   1.112s] 13 tests run: 12 passed (2 slow), 1 failed, 3 skipped";
-        assert_eq!(counts(nextest), Tally { passed: 12, failed: 1 });
+        assert_eq!(counts(nextest, NEXTEST), Tally { passed: 12, failed: 1 });
         let timed = "     Summary [   1.112s] 13 tests run: 10 passed, 2 failed, 1 timed out, 0 skipped";
-        assert_eq!(counts(timed), Tally { passed: 10, failed: 3 });
+        assert_eq!(counts(timed, NEXTEST), Tally { passed: 10, failed: 3 });
         let cargo = "test result: FAILED. 4 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
-        assert_eq!(counts(cargo), Tally { passed: 4, failed: 1 });
-        assert_eq!(counts("the summary: 4 passed"), Tally::default());
+        assert_eq!(counts(cargo, CARGO), Tally { passed: 4, failed: 1 });
+        assert_eq!(counts("the summary: 4 passed", NEXTEST), Tally::default());
+        assert_eq!(counts(cargo, NEXTEST), Tally::default());
     }
 
     #[test]
