@@ -36,6 +36,11 @@ pub(crate) fn accepts_writes(n: &Node, now: Us) -> bool {
         && now >= n.paused_until
 }
 
+/// Whether the whole machine has just come out of a pause: its guard is about to act on a deadline long past.
+pub(crate) fn wakes_late(n: &Node, now: Us) -> bool {
+    n.paused_until != 0 && now < n.paused_until + AFTER_PAUSE
+}
+
 impl Oracle {
     /// At most one node accepts writes, and it holds the leader key at that moment. (In maintenance mode a person
     /// answers for the second part.)
@@ -43,7 +48,7 @@ impl Oracle {
         let mut found: Option<&Node> = None;
         let paused = store.settings.pause || now < self.resumed + AFTER_RESUME;
         for n in nodes.iter().filter(|n| accepts_writes(n, now)) {
-            if n.paused_until != 0 && now < n.paused_until + AFTER_PAUSE {
+            if wakes_late(n, now) {
                 continue;
             }
             if let Some(other) = found {

@@ -71,6 +71,9 @@ impl World {
     }
 
     fn judge_primary(&mut self, n: usize, term: Option<Term>) {
+        if crate::oracle::wakes_late(&self.nodes[n], self.now) {
+            return;
+        }
         let result = self.oracle.primary(&self.nodes[n].name, &self.nodes[n].disk, term);
         self.expect(result);
     }

@@ -2,9 +2,8 @@
 
 use super::Step;
 use crate::action::Action;
-use crate::cluster::{Cluster, Leader, Term};
+use crate::cluster::{Cluster, Leader};
 use crate::local::DataDir;
-use crate::lsn::Lsn;
 use crate::reason::Reason;
 
 impl Step<'_> {
@@ -45,13 +44,13 @@ impl Step<'_> {
         self.work(Action::Clone { from: from.clone() }, Reason::Cloning { from })
     }
 
-    /// Before the first writes: leaves a lasting trace in the DCS that there is data, so that no other member begins a new
-    /// cluster should this one vanish before the `initialize` key is completed.
-    pub(super) fn leave_trace(&mut self, cluster: &Cluster, term: Term, position: Lsn) -> Option<Reason> {
-        if has_existed(cluster) {
+    /// Before anything can be written to a new cluster: records it, so that nobody else makes one of the same name.
+    pub(super) fn record_cluster(&mut self, cluster: &Cluster) -> Option<Reason> {
+        if cluster.initialize.as_deref().is_some_and(|s| !s.is_empty()) {
             return None;
         }
-        self.act(Action::WriteOptime { term, position });
+        let system_identifier = self.view.system_identifier()?.to_owned();
+        self.act(Action::CompleteInitialize { system_identifier });
         Some(Reason::CompletingInitialize)
     }
 
@@ -61,8 +60,8 @@ impl Step<'_> {
     }
 }
 
-/// Whether a primary of this cluster may ever have accepted writes, so that its data must be waited for. The
-/// `initialize` key alone doesn't say: until it is completed it hangs on a lease.
+/// Whether a primary of this cluster has ever accepted writes, whatever became of the `initialize` key: its data must be
+/// waited for.
 fn has_existed(cluster: &Cluster) -> bool {
     cluster.status.is_some() || cluster.sync.is_some() || !cluster.history.is_empty()
 }

@@ -136,14 +136,8 @@ impl Step<'_> {
         if self.view.is_stopped() && self.view.job.is_none() {
             return match &self.view.local.data {
                 DataDir::Valid(_) if !self.lease_is_fresh() => Reason::NoLease,
-                DataDir::Valid(c) if cluster.initialize.as_deref().is_none_or(str::is_empty) => {
-                    // Before anything can be written to it, so that nobody else makes a cluster of the same name.
-                    let system_identifier = c.system_identifier.clone();
-                    self.act(Action::CompleteInitialize { system_identifier });
-                    Reason::CompletingInitialize
-                }
                 DataDir::Valid(c) if !c.in_recovery => {
-                    if let Some(reason) = self.leave_trace(cluster, term, c.checkpoint) {
+                    if let Some(reason) = self.record_cluster(cluster) {
                         return reason;
                     }
                     self.memory.writable = Some(term);
@@ -170,7 +164,7 @@ impl Step<'_> {
             self.act(Action::WriteOptime { term, position: answer.position() });
             return Reason::Promoting;
         }
-        if let Some(reason) = self.leave_trace(cluster, term, answer.position()) {
+        if let Some(reason) = self.record_cluster(cluster) {
             return reason;
         }
         if let Some(reason) = self.prepare_sync(cluster, term, answer) {

@@ -51,3 +51,28 @@ impl Step<'_> {
         self.view.lease.is_some_and(|l| self.now + agent_margin(ttl) + ttl / 10 < l.deadline)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_agent_acts_before_the_guard_and_the_guard_before_the_lease_ends(ms in 2_000u64..600_000) {
+            let ttl = Duration::from_millis(ms);
+            prop_assert!(agent_margin(ttl) >= guard_margin(ttl) + Duration::from_millis(400));
+            prop_assert!(guard_margin(ttl) >= Duration::from_millis(300));
+            // A lease that is renewed every third of its life is never close to its margin.
+            prop_assert!(ttl / 3 + agent_margin(ttl) + ttl / 10 < ttl);
+        }
+
+        #[test]
+        fn the_guards_margin_covers_drifting_clocks_and_a_kill(ms in 2_000u64..600_000) {
+            // 500 ppm on either side over the whole lease, and a tenth of a second for a late timer and the kill.
+            let ttl = Duration::from_millis(ms);
+            prop_assert!(guard_margin(ttl) > ttl / 1000 + Duration::from_millis(100));
+        }
+    }
+}

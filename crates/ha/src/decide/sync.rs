@@ -206,3 +206,32 @@ impl Step<'_> {
 fn changing(what: &str) -> Reason {
     Reason::SyncChanging { what: what.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The count asks for all of the list, and the names come back out as PostgreSQL reads them.
+        #[test]
+        fn every_name_of_the_list_is_asked_for(names in prop::collection::btree_set("[a-z \"]{1,8}", 1..5)) {
+            let names: Vec<String> = names.into_iter().collect();
+            let text = standby_names(&names);
+            let list = match names.len() {
+                1 => text.as_str(),
+                n => text.strip_prefix(&format!("{n} (")).and_then(|t| t.strip_suffix(')')).unwrap(),
+            };
+            let inner = list.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap();
+            let read: Vec<String> = inner.split("\",\"").map(|n| n.replace("\"\"", "\"")).collect();
+            // A quote next to a comma can't occur: names hold no commas here.
+            prop_assert_eq!(read, names);
+        }
+    }
+
+    #[test]
+    fn no_names_mean_no_waiting() {
+        assert_eq!(standby_names(&[]), "");
+    }
+}
