@@ -151,3 +151,32 @@ fn leftovers() -> Vec<Identity> {
     found.dedup();
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_that_the_work_leaves_are_ended_and_told() {
+        let (result, left) = run(async {
+            let mut child = tokio::process::Command::new("sh").args(["-c", "sleep 77 & wait"]).spawn()?;
+            while process::descendants(me_pid()).len() < 2 {
+                ensure_running(&mut child)?;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // Neither awaited nor dropped, which would kill it.
+            std::mem::forget(child);
+            Ok(())
+        })
+        .unwrap();
+        result.unwrap();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(left.iter().any(|l| l.ends_with("sleep 77")), "{left:?}");
+        assert!(leftovers().is_empty());
+    }
+
+    fn ensure_running(child: &mut tokio::process::Child) -> Result<()> {
+        anyhow::ensure!(child.try_wait()?.is_none(), "the child has ended");
+        Ok(())
+    }
+}
