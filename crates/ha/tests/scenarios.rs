@@ -2,6 +2,8 @@
 //! followed by the decision, indented. `UPDATE_SCENARIOS=1 cargo nextest run -p ha` writes the decisions anew; changes
 //! are reviewed as diffs.
 
+#![allow(clippy::unwrap_used, reason = "a scenario that can't be read fails its test")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
