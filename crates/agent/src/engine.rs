@@ -123,8 +123,8 @@ impl Engine {
     fn log(&mut self, reason: &Reason, at: Tick) {
         let (label, alarming, when) = self.logged;
         let same = reason.label() == label && reason.is_alarming() == alarming && at.since(when) < REPEAT_LOG;
-        // That work goes on was said when it began.
-        if same || matches!(reason, Reason::Busy { .. }) {
+        // That work goes on was said when it began, and that it failed when it did.
+        if same || matches!(reason, Reason::Busy { .. } | Reason::Backoff { .. }) {
             debug!("{reason}");
             return;
         }
@@ -145,6 +145,7 @@ impl Engine {
         self.lanes.insert(lane);
         if action == Action::Fence {
             let job = self.drop_job();
+            self.state.fencing = true;
             self.tasks.spawn(perform::fence(self.context(), job));
             return;
         }
@@ -159,6 +160,8 @@ impl Engine {
     fn drop_job(&mut self) -> Option<AbortHandle> {
         let handle = self.job.take()?;
         handle.abort();
+        // Blocking code of the task goes on until its next step that can't be taken back.
+        self.node.instance.revoke_work();
         self.lanes.remove(&Lane::Postgres);
         if let Some(job) = self.state.job.take() {
             self.answer(job.kind, &Reply::new(Outcome::Failed, format!("{:?} was interrupted", job.kind)));
@@ -228,6 +231,7 @@ impl Engine {
                     warn!("{left} processes of PostgreSQL can't be ended yet");
                 }
                 self.state.probed(began, *local);
+                self.state.fencing = false;
             }
             Event::Published(result) => self.published.ended(result, at),
             Event::Kept(kept) => self.upkeep.ended(kept, at),

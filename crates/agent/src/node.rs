@@ -1,6 +1,6 @@
 //! What one node is made of: the handles that everything shares, built from the configuration. Owns no loop.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -24,8 +24,6 @@ use tracing::{error, info, warn};
 pub(crate) struct Node {
     pub(crate) me: Me,
     pub(crate) instance: Instance,
-    /// Finds PostgreSQL's processes without touching its storage.
-    processes: fence::Instance,
     pub(crate) dcs: Arc<dyn Dcs>,
     pub(crate) guard: guard::Client,
     /// Asks for a look at PostgreSQL at once.
@@ -59,11 +57,9 @@ impl Node {
         let tls = peer_tls(&config).map_err(|e| Fault::Configuration(format!("{e:#}")))?;
         let access = access(&config).map_err(Fault::Configuration)?;
         let me = Me { name: config.name.clone(), nofailover: tag_is_set(&config.tags, "nofailover") };
-        let processes = fence::Instance::at(&config.postgresql.data_dir);
         Ok(Node {
             me,
             instance,
-            processes,
             dcs,
             guard,
             looker: Notify::new(),
@@ -109,13 +105,10 @@ impl Node {
         config.bootstrap.users.iter().map(user).collect()
     }
 
-    /// Ends every process of PostgreSQL, within the budget if the storage lets them go.
+    /// Gives up all work on PostgreSQL and ends every process of it, within the budget if the storage lets them go.
     pub(crate) async fn fence(&self, budget: Duration) -> fence::Outcome {
-        let mut processes = self.processes.clone();
-        if let Some(pid) = self.instance.pid() {
-            processes.adopt(pid);
-        }
-        match tokio::task::spawn_blocking(move || processes.fence(budget)).await {
+        let instance = self.instance.clone();
+        match tokio::task::spawn_blocking(move || instance.fence(budget)).await {
             Ok(outcome) => outcome,
             Err(e) => {
                 // Nothing is known: count the instance as not fenced.
@@ -254,21 +247,25 @@ async fn connect(config: &Config) -> Result<Arc<dyn Dcs>, Fault> {
     })
 }
 
-/// A directory for the guard's socket and the like, the same at every start with the same data directory.
+/// A directory for the guard's socket and the like: the same at every start with the same data directory, whatever the
+/// version, so that an agent finds the guard of the one before it. systemd's RuntimeDirectory= where there is one.
 fn run_dir(data_dir: &Path) -> Result<PathBuf> {
-    let mut hasher = DefaultHasher::new();
-    data_dir.hash(&mut hasher);
-    let root = rustix::process::geteuid().is_root();
-    let base = if root {
-        PathBuf::from("/run/pgherd")
-    } else {
-        PathBuf::from(format!("/tmp/pgherd-{}", rustix::process::geteuid().as_raw()))
+    let uid = rustix::process::geteuid();
+    let base = match std::env::var_os("RUNTIME_DIRECTORY") {
+        Some(dir) => PathBuf::from(dir),
+        None if uid.is_root() => PathBuf::from("/run/pgherd"),
+        None => PathBuf::from(format!("/tmp/pgherd-{}", uid.as_raw())),
     };
-    let dir = base.join(format!("{:016x}", hasher.finish()));
+    let dir = base.join(format!("{:016x}", fnv1a(data_dir.as_os_str().as_bytes())));
     for d in [&base, &dir] {
         make_private(d).with_context(|| format!("make the directory {}", d.display()))?;
     }
     Ok(dir)
+}
+
+/// The 64-bit FNV-1a hash: a short name for a long path. Socket paths may not be longer than 107 bytes.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Makes a directory that only its owner can enter, and refuses one that someone else has put there.

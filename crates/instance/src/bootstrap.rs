@@ -79,10 +79,12 @@ impl Instance {
     /// started; [`Instance::create_users`] comes after its first start as a primary.
     pub async fn initialize(&self, initdb: &InitDb, conf: &Configuration) -> Result<(), Error> {
         initdb.check()?;
-        let staging = self.blocking(|own| own.0.prepare_staging()).await?;
+        let permit = self.0.work.permit();
+        let staging = self.step(permit, |own| own.0.prepare_staging()).await?;
         let outcome = self.run_initdb(initdb, &staging).await;
         let (conf, finished) = (conf.clone(), outcome.is_ok());
-        self.blocking(move |own| {
+        self.step(permit, move |own| {
+            own.0.refuse_while_alive()?;
             let placed = if finished { take_place(&staging, own.0.data_dir()) } else { Ok(()) };
             remove_tree(&staging)?;
             placed?;

@@ -22,10 +22,12 @@ impl Instance {
     /// and takes its place when it is complete. `extra` are options of pg_basebackup (`max-rate=100M`, `verbose`).
     /// Dropping the future ends the copy; without a bound in time.
     pub async fn clone_from(&self, from: &Upstream, extra: &[String]) -> Result<(), Error> {
-        let staging = self.blocking(|own| own.0.prepare_staging()).await?;
+        let permit = self.0.work.permit();
+        let staging = self.step(permit, |own| own.0.prepare_staging()).await?;
         let outcome = self.base_backup(from, extra, &staging).await;
         let finished = outcome.is_ok();
-        self.blocking(move |own| {
+        self.step(permit, move |own| {
+            own.0.refuse_while_alive()?;
             let placed = if finished { take_place(&staging, own.0.data_dir()) } else { Ok(()) };
             remove_tree(&staging)?;
             placed?;
@@ -84,7 +86,7 @@ impl Instance {
     /// process of the instance lives. `why` goes to the log. A half removed directory is never a valid cluster.
     pub async fn remove_data(&self, why: &str) -> Result<(), Error> {
         let why = why.to_owned();
-        self.blocking(move |own| own.0.remove_data(&why)).await
+        self.step(self.0.work.permit(), move |own| own.0.remove_data(&why)).await
     }
 }
 

@@ -40,6 +40,9 @@ pub enum Error {
     /// The server ended while it should have come up; the text is the end of its log.
     #[error("PostgreSQL did not start: {0}")]
     StartFailed(String),
+    /// [`crate::Instance::revoke_work`] was called meanwhile. What was begun is left where it was.
+    #[error("the work was given up")]
+    GivenUp,
     /// A promotion whose end wasn't seen.
     #[error("PostgreSQL was told to promote itself and may do so yet: {0}")]
     Promoting(Box<Error>),

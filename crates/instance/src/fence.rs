@@ -38,7 +38,8 @@ pub struct Outcome {
     /// Processes that are gone.
     pub killed: usize,
     /// Processes still there when the budget was used up, with SIGKILL pending: in uninterruptible sleep on hung
-    /// storage, or not ours to kill. While there is one, the instance is not fenced.
+    /// storage, or not ours to kill. 0 stands for one that is just being started and has no pid yet. While there is
+    /// one, the instance is not fenced.
     pub left: Vec<u32>,
     /// Time from the first look to the last.
     pub took: Duration,
@@ -90,6 +91,14 @@ impl Instance {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Remembers a process that is, or is just about to become, this instance's postmaster, as the one who started it
+    /// knows: before it has changed into the data directory nothing tells so.
+    pub fn adopt_own(&mut self, pid: u32) {
+        if let Some(p) = look_at(pid) {
+            self.postmaster = Some((p.pid, p.start));
         }
     }
 

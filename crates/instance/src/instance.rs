@@ -19,6 +19,10 @@ use crate::probe::Probes;
 use crate::programs::{Programs, User};
 use crate::storage::Storage;
 use crate::version::Version;
+use crate::work::{Permit, Work};
+
+/// How long a server that is being spawned is waited for before a fencing.
+const SPAWN_LIMIT: Duration = Duration::from_millis(500);
 
 /// One PostgreSQL instance. Clones share it.
 ///
@@ -41,6 +45,7 @@ pub(crate) struct Inner {
     pub(crate) files: Mutex<()>,
     pub(crate) probes: Probes,
     pub(crate) storage: Storage,
+    pub(crate) work: Work,
 }
 
 /// What is remembered between operations.
@@ -95,6 +100,7 @@ impl Instance {
             files: Mutex::new(()),
             probes: Probes::default(),
             storage,
+            work: Work::default(),
             options,
         })))
     }
@@ -118,6 +124,25 @@ impl Instance {
     /// hangs.
     pub fn adopt(&self) -> Option<u32> {
         self.0.find().ok().flatten().map(|p| p.pid)
+    }
+
+    /// Gives up all operations under way: none of them starts a server, moves or removes data, or writes what decides how
+    /// the server starts, from now on; they fail with [`Error::GivenUp`]. Their futures are to be dropped too, which ends
+    /// the programs that they run. Never blocks; operations that begin later aren't concerned.
+    pub fn revoke_work(&self) {
+        self.0.work.revoke();
+    }
+
+    /// Gives up all operations under way ([`Instance::revoke_work`]) and ends every process of the instance, whose own
+    /// start may be under way. Blocking, for `budget` and half a second at most, and without touching storage.
+    pub fn fence(&self, budget: Duration) -> fence::Outcome {
+        self.revoke_work();
+        self.0.work.await_spawn(SPAWN_LIMIT);
+        let mut outcome = self.0.fencing().fence(budget);
+        if self.0.work.spawns_unwanted() {
+            outcome.left.push(0);
+        }
+        outcome
     }
 
     /// Resolves when the known postmaster ends, whoever started it, once for each; waits while none is known.
@@ -168,7 +193,31 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// Runs blocking work that can't be taken back, alone, unless it was given up.
+    pub(crate) async fn step<T: Send + 'static>(
+        &self,
+        permit: Permit,
+        work: impl FnOnce(&Instance) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.blocking(move |own| {
+            let _step = own.0.work.step(permit)?;
+            work(own)
+        })
+        .await
+    }
+}
+
 impl Inner {
+    /// The instance's processes, with the known postmaster, to be ended.
+    pub(crate) fn fencing(&self) -> fence::Instance {
+        let mut processes = self.processes.clone();
+        if let Some(postmaster) = self.alive() {
+            processes.adopt_own(postmaster.pid);
+        }
+        processes
+    }
+
     pub(crate) fn data_dir(&self) -> &Path {
         &self.options.data_dir
     }

@@ -28,6 +28,7 @@ mod stop;
 mod storage;
 mod units;
 mod upstream;
+mod work;
 
 pub mod clock;
 pub mod divergence;

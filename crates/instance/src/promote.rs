@@ -20,6 +20,7 @@ impl Instance {
     /// it does nothing. [`Error::Promoting`] means that it may become a primary all the same, as does dropping the
     /// future: [`Instance::probe`] tells what came of it.
     pub async fn promote(&self) -> Result<(), Error> {
+        let permit = self.0.work.permit();
         let postmaster = self.0.alive().ok_or(Error::NotRunning)?;
         // Connected first: the connection is then there when the answer changes.
         let client = self.0.connect().await?;
@@ -28,7 +29,7 @@ impl Instance {
             return Ok(());
         }
         // What pg_promote() does inside the server (PostgreSQL 12+, xlogfuncs.c), without its polling.
-        self.blocking(|own| write_atomic(&own.0.data_dir().join("promote"), "", own.0.user())).await?;
+        self.step(permit, |own| write_atomic(&own.0.data_dir().join("promote"), "", own.0.user())).await?;
         let told = postmaster.signal(Signal::USR1).map_err(|e| Error::io("signal PostgreSQL to promote", e));
         let promoted = match told {
             Ok(()) => promoted(&postmaster, &client).await,

@@ -26,9 +26,10 @@ impl Instance {
     /// only when its process is gone: from then on nothing that the old upstream sends is acknowledged. Whether a slot is
     /// used is as in the configuration applied last. PostgreSQL 12 is restarted for it, later ones reload.
     pub async fn follow(&self, upstream: Option<Upstream>) -> Result<(), Error> {
+        let permit = self.0.work.permit();
         let aim = upstream.clone();
         let managed = self
-            .blocking(move |own| {
+            .step(permit, move |own| {
                 let use_slots = own.0.lock_state().conf.use_slots;
                 own.0.write_pgpass()?;
                 own.0.write_managed(|managed| own.0.aim(managed, aim.as_ref(), use_slots))
@@ -38,7 +39,7 @@ impl Instance {
         if !self.version().reloads_conninfo() {
             let conf = self.0.lock_state().conf.clone();
             self.stop(Stop::default()).await?;
-            self.start(Start::Replica { upstream: upstream.clone() }, &conf).await?;
+            self.start_with(permit, Start::Replica { upstream: upstream.clone() }, &conf).await?;
             return Ok(());
         }
         self.reload().await?;
@@ -90,7 +91,8 @@ impl Instance {
     pub async fn set_synchronous(&self, names: &[String]) -> Result<(), Error> {
         let wanted = conf::synchronous_standby_names(names);
         let value = wanted.clone();
-        self.blocking(move |own| own.0.write_managed(|m| m.synchronous_standby_names = Some(value))).await?;
+        let permit = self.0.work.permit();
+        self.step(permit, move |own| own.0.write_managed(|m| m.synchronous_standby_names = Some(value))).await?;
         if self.0.alive().is_none() {
             return Ok(());
         }

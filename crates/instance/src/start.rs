@@ -16,6 +16,7 @@ use crate::instance::{Inner, Instance};
 use crate::options::{Configuration, Upstream};
 use crate::postmaster::{Postmaster, read_pid_file};
 use crate::slot::slot_name;
+use crate::work::{Permit, Step};
 
 /// As what to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +35,12 @@ impl Instance {
     /// Returns its pid at once; [`Instance::wait_ready`] tells when it takes connections. Refused while any process of
     /// the instance lives.
     pub async fn start(&self, how: Start, conf: &Configuration) -> Result<u32, Error> {
+        self.start_with(self.0.work.permit(), how, conf).await
+    }
+
+    pub(crate) async fn start_with(&self, permit: Permit, how: Start, conf: &Configuration) -> Result<u32, Error> {
         let conf = conf.clone();
-        self.blocking(move |own| own.0.start(&how, &conf)).await
+        self.blocking(move |own| own.0.start(&own.0.work.step(permit)?, &how, &conf)).await
     }
 
     /// Returns once the server takes connections. Fails when it ends before, with the reason from its log.
@@ -75,7 +80,7 @@ impl Instance {
 }
 
 impl Inner {
-    fn start(&self, how: &Start, conf: &Configuration) -> Result<u32, Error> {
+    fn start(&self, step: &Step<'_>, how: &Start, conf: &Configuration) -> Result<u32, Error> {
         self.refuse_while_alive()?;
         let dir = self.data_dir();
         files::check_data_dir(dir, self.user(), self.programs.version.major())?;
@@ -100,6 +105,7 @@ impl Inner {
         if let Some(text) = conf::without_overrides(&read_if_exists(&auto_conf)?.unwrap_or_default()) {
             write_atomic(&auto_conf, &text, self.user())?;
         }
+        step.check()?;
         remove_if_exists(&dir.join("recovery.signal"))?;
         remove_if_exists(&dir.join("promote"))?;
         if standby {
@@ -113,7 +119,7 @@ impl Inner {
             state.conf = conf.clone();
             state.raised = written.raised;
         }
-        self.spawn(standby)
+        self.spawn(step, standby)
     }
 
     /// Sets where a replica streams from.
@@ -182,13 +188,14 @@ impl Inner {
         Ok(())
     }
 
-    fn spawn(&self, standby: bool) -> Result<u32, Error> {
+    fn spawn(&self, step: &Step<'_>, standby: bool) -> Result<u32, Error> {
         let (log, log_offset) = self.open_log()?;
         let err = log.try_clone().map_err(|e| Error::io("open the server's log", e))?;
         let mut command = self.programs.command_in_session("postgres");
         command.arg("-D").arg(self.data_dir());
         command.arg(format!("--config-file={}", self.data_dir().join("postgresql.conf").display()));
         command.stdin(Stdio::null()).stdout(log).stderr(err);
+        let spawning = step.spawning()?;
         let mut child = command.spawn().map_err(|e| Error::io("start PostgreSQL", e))?;
         let pid = child.id();
         let postmaster = Postmaster::hold(pid, standby, log_offset)
@@ -203,6 +210,7 @@ impl Inner {
             }
         };
         self.postmaster.send_replace(Some(postmaster.clone()));
+        drop(spawning);
         let reaped = std::thread::Builder::new().name("postmaster-wait".into()).spawn(move || {
             let status = child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
             postmaster.set_status(status);

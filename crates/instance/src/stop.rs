@@ -182,11 +182,7 @@ impl Instance {
             sleep(Duration::from_millis(5)).await;
         }
         self.blocking(|own| {
-            let mut processes = own.0.processes.clone();
-            if let Some(p) = own.0.alive() {
-                processes.adopt(p.pid);
-            }
-            let outcome = processes.fence(FENCE_LIMIT);
+            let outcome = own.0.fencing().fence(FENCE_LIMIT);
             if outcome.left.is_empty() {
                 return Ok(());
             }
