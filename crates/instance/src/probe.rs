@@ -329,10 +329,13 @@ async fn answers(inner: &Inner) -> bool {
 
 /// Looks at the data directory and the processes. Blocking.
 fn look(inner: &Inner) -> Seen {
+    let rewinding = inner.lock_state().rewinding;
     let (postmaster, orphans) = match inner.find() {
         Ok(found) => (found, false),
-        Err(_) => (None, true),
+        // The server processes of a rewind end with it.
+        Err(_) => (None, !rewinding && !inner.lock_state().rewinding),
     };
+    let orphans = orphans || inner.work.spawns_unwanted();
     if let Some(p) = &postmaster {
         let found = crate::postmaster::read_pid_file(inner.data_dir());
         if found.pid == Some(p.pid) {

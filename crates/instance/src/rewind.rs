@@ -55,6 +55,7 @@ impl Instance {
     /// recovered first. Afterwards start it as a replica of `from`, which rewrites the configuration files that pg_rewind
     /// copied. `extra` are options of pg_rewind (`--restore-target-wal`). Dropping the future ends pg_rewind.
     pub async fn rewind(&self, from: &Upstream, extra: &[String]) -> Result<Rewound, RewindError> {
+        let permit = self.0.work.permit();
         let output = self
             .blocking(|own| {
                 own.0.refuse_while_alive()?;
@@ -73,8 +74,11 @@ impl Instance {
             )));
         }
         self.ensure_checkpoint(from, &source).await?;
-        // Neither pg_rewind's nor our crash recovery works on a data directory that is to be a standby.
-        self.blocking(|own| {
+        // Before any server process of ours works in the data directory.
+        let _under_way = UnderWay::begin(&self.0);
+        // Crash recovery doesn't work on a data directory that is to be a standby.
+        self.step(permit, |own| {
+            own.0.refuse_while_alive()?;
             for signal in ["standby.signal", "recovery.signal"] {
                 remove_if_exists(&own.0.data_dir().join(signal))?;
             }
@@ -83,14 +87,15 @@ impl Instance {
             Ok(())
         })
         .await?;
-        if !control.clean && !self.version().rewind_recovers() {
+        // pg_rewind of PostgreSQL 13 and newer would do it too. But the data directory is whole until it is done, however
+        // it ends, and doesn't get the mark below.
+        if !control.clean {
             self.recover_alone().await?;
         }
-        self.blocking(|own| {
+        self.step(permit, |own| {
             write_atomic(&rewind_mark(own.0.data_dir()), "pgherd: pg_rewind is at work in the data directory\n", None)
         })
         .await?;
-        let _under_way = UnderWay::begin(&self.0);
         let outcome = match self.run_pg_rewind(from, extra).await {
             Ok(finished) => judge(&finished),
             Err(e) => Err(e),
@@ -101,7 +106,7 @@ impl Instance {
             _ => false,
         };
         if !in_doubt {
-            self.blocking(|own| remove_if_exists(&rewind_mark(own.0.data_dir()))).await?;
+            self.step(permit, |own| remove_if_exists(&rewind_mark(own.0.data_dir()))).await?;
         }
         outcome
     }
@@ -154,7 +159,7 @@ impl Instance {
         }
     }
 
-    /// Crash recovery by a single-user server, for versions whose pg_rewind doesn't do it.
+    /// Crash recovery by a single-user server.
     async fn recover_alone(&self) -> Result<(), RewindError> {
         let mut command = self.0.programs.command("postgres");
         command.arg("--single").arg("-D").arg(self.0.data_dir());

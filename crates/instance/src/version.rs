@@ -41,11 +41,6 @@ impl Version {
         self.major() >= 13
     }
 
-    /// pg_rewind brings a crashed target to a clean state by itself.
-    pub fn rewind_recovers(self) -> bool {
-        self.major() >= 13
-    }
-
     /// pg_rewind knows `--config-file`.
     pub fn rewind_takes_config_file(self) -> bool {
         self.major() >= 15

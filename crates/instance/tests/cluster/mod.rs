@@ -213,11 +213,7 @@ impl Gate {
 
     /// The script's lines that wait here.
     pub(crate) fn wait(&self) -> String {
-        format!(
-            "touch {}; while [ ! -e {} ]; do sleep 0.01; done",
-            self.reached.display(),
-            self.open.display()
-        )
+        format!("touch {}; while [ ! -e {} ]; do sleep 0.01; done", self.reached.display(), self.open.display())
     }
 
     /// Returns once a script waits.
