@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::SOON;
-use harness::programs::Programs;
+use harness::programs::{self, Programs};
 use harness::{Cluster, Node, Options, Store};
 use serde_json::json;
 
@@ -86,6 +86,93 @@ async fn missing_programs_are_named() -> Result<()> {
     let node = cluster.node("pg1");
     cluster.configure(node, &json!({"postgresql": {"bin_dir": "/nowhere/bin"}}))?;
     refuses(node, 64, &["/nowhere/bin"]).await
+}
+
+#[tokio::test]
+async fn a_postgresql_that_is_too_old_is_refused() -> Result<()> {
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    let old = cluster.directory().join("old");
+    fs::create_dir(&old)?;
+    for entry in fs::read_dir(Programs::find()?.postgres)? {
+        let name = entry?.file_name();
+        let script = format!("#!/bin/sh\necho '{} (PostgreSQL) 11.22'\n", name.display());
+        fs::write(old.join(&name), script)?;
+        fs::set_permissions(old.join(&name), fs::Permissions::from_mode(0o755))?;
+    }
+    cluster.configure(node, &json!({"postgresql": {"bin_dir": old}}))?;
+    refuses(node, 64, &["11", "12"]).await?;
+    ensure!(fs::read_dir(node.data_dir())?.next().is_none(), "data was written");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_data_directory_of_root_is_refused() -> Result<()> {
+    if !programs::is_root() {
+        println!("skipped: only root can give a directory to root");
+        return Ok(());
+    }
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    node.start()?;
+    cluster.leader(SOON).await?;
+    node.stop(SOON)?;
+    std::os::unix::fs::chown(node.data_dir(), Some(0), Some(0))?;
+    let data_dir = node.data_dir();
+    refuses(node, 64, &[&data_dir.to_string_lossy(), "root", "chown"]).await?;
+    ensure!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(&data_dir)?) == 0, "the owner was changed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn wrong_etcd_credentials_are_named() -> Result<()> {
+    let cluster = Cluster::prepare(Options { nodes: 1, ..Options::quick(Store::Etcd) }).await?;
+    let node = cluster.node("pg1");
+    let endpoint = format!("{}:2379", node.address);
+    for arguments in
+        [vec!["user", "add", "root:right"], vec!["user", "grant-role", "root", "root"], vec!["auth", "enable"]]
+    {
+        let mut etcdctl = tokio::process::Command::new("etcdctl");
+        let output = etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint]).args(&arguments).output().await?;
+        ensure!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    cluster.configure(node, &json!({"etcd": {"username": "root", "password": "wrong"}}))?;
+    node.start()?;
+    cluster
+        .wait("the credentials are refused", SOON, || async {
+            let log = node.log_text();
+            let told =
+                log.contains("authentication failed") || log.contains("etcd.username") || log.contains("password");
+            Ok(told.then_some(()))
+        })
+        .await?;
+    ensure!(!node.log_text().contains("wrong,"), "the password is in the log");
+    ensure!(fs::read_dir(node.data_dir())?.next().is_none(), "data was written");
+
+    // With the right ones it goes on.
+    let _ = node.stop(SOON);
+    cluster.configure(node, &json!({"etcd": {"username": "root", "password": "right"}}))?;
+    node.start()?;
+    cluster.leader(SOON).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_taken_postgresql_port_is_named() -> Result<()> {
+    let cluster = files().await?;
+    let node = cluster.node("pg1");
+    let _taken = std::net::TcpListener::bind((node.address, 5432))?;
+    node.start()?;
+    cluster
+        .wait("the port is named", SOON, || async {
+            let address = format!("{}:5432", node.address);
+            let log = node.log_text();
+            let named = log.lines().any(|l| {
+                let serious = matches!(harness::logs::level(l), Some("ERROR" | "WARNING"));
+                serious && (l.contains(&address) || l.contains("5432") && l.contains("in use"))
+            });
+            Ok(named.then_some(()))
+        })
+        .await
 }
 
 #[tokio::test]
