@@ -258,7 +258,10 @@ impl World {
         let local = self.look(n);
         let writable = matches!(local.process, Process::Running { standby: false, .. });
         let agent = &self.nodes[n].agent;
-        let in_time = self.now < agent.adopting_since + agent.view.settings.ttl.as_micros() as Us;
+        // Without an armed guard nobody else ends a primary that can't be adopted.
+        let guarded = matches!(agent.view.guard, view::Guard::Armed { .. });
+        let patience = if guarded { agent.view.settings.ttl.as_micros() as Us } else { 2 * SECOND };
+        let in_time = self.now < agent.adopting_since + patience;
         let readable = !agent.view.dcs.unreadable;
         let leader = agent.view.cluster().and_then(|c| c.leader.clone()).filter(|l| l.name == self.nodes[n].name);
         let lease = agent.view.lease;
@@ -305,7 +308,10 @@ impl World {
             return;
         }
         let now = self.tick(n);
-        let agent = &self.nodes[n].agent;
+        let agent = &mut self.nodes[n].agent;
+        if let Some(mutation) = self.mutation {
+            mutation.confuse(&mut agent.memory);
+        }
         let decision = match self.mutation.and_then(|m| m.distort(&agent.view)) {
             Some(view) => ha::decide(&view, &agent.memory, now),
             None => ha::decide(&agent.view, &agent.memory, now),

@@ -225,7 +225,7 @@ impl World {
                 self.guard_lost(n);
             }
             Fault::GuardStopped(n, _) => {
-                self.nodes[n].guard_hurt = self.now + 4 * SECOND;
+                self.nodes[n].guard_hurt = until + 4 * SECOND;
                 self.nodes[n].guard.frozen_until = until;
                 let epoch = self.nodes[n].guard.epoch;
                 self.at(self.now + SECOND, Event::Undo(Fault::GuardStopped(n, epoch.into())));

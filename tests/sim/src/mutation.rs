@@ -20,9 +20,18 @@ pub enum Mutation {
     ElectionIgnoresSync,
     /// A new leader doesn't narrow the `sync` key to itself before it is promoted (rule 4).
     SyncNotNarrowed,
+    /// An unconfirmed write of the `sync` key is forgotten (rule 4).
+    LateWriteForgotten,
 }
 
 impl Mutation {
+    /// What the mutated agent remembers, where that is how the bug shows.
+    pub(crate) fn confuse(self, memory: &mut ha::Memory) {
+        if self == Mutation::LateWriteForgotten {
+            memory.sync_written = Some(-1);
+        }
+    }
+
     /// The view that the mutated agent decides on, where that is how the bug shows.
     pub(crate) fn distort(self, view: &View) -> Option<View> {
         let cluster = view.cluster()?;

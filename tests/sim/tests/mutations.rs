@@ -64,3 +64,8 @@ fn an_election_that_ignores_the_sync_key_is_found() {
 fn a_sync_key_not_narrowed_before_promotion_is_found() {
     assert!(first_failure(Mutation::SyncNotNarrowed, 2000).1.contains(COMMIT_LOST));
 }
+
+#[test]
+fn a_forgotten_write_of_the_sync_key_is_found() {
+    assert!(first_failure(Mutation::LateWriteForgotten, 6000).1.contains(COMMIT_LOST));
+}
