@@ -26,10 +26,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Looks at what runs, and keeps or fences it. Returns what the engine then starts with.
 pub(crate) async fn adopt(node: &Node, mut state: State) -> State {
     node.instance.adopt();
-    let began = now();
     let local = node.instance.probe().await;
     let writable = may_be_writable(&local);
-    state.probed(began, local);
+    state.probed(local);
     let report = node.guard.status().await;
     if let Ok(report) = &report {
         state.guarded(Ok(report.clone()), now());
@@ -50,13 +49,14 @@ pub(crate) async fn adopt(node: &Node, mut state: State) -> State {
         }
         Err(why) => {
             warn!("fencing PostgreSQL, which runs as a primary although {why}");
+            state.fencing = true;
             let outcome = node.fence(Duration::from_secs(5)).await;
             info!("killed {} processes of PostgreSQL", outcome.killed);
         }
     }
-    let began = now();
     let local = node.instance.probe().await;
-    state.probed(began, local);
+    state.probed(local);
+    state.fencing = false;
     state
 }
 
@@ -104,14 +104,18 @@ async fn attempt(node: &Node, state: &mut State) -> Result<Result<(), String>, d
     Ok(Ok(()))
 }
 
-/// Moves the leader key and the leader's member key to another lease, under the same term. False when the term is over.
+/// Moves the leader key and the leader's member key to another lease, under the same term. False when the term is over,
+/// or the key has been moved meanwhile: an attempt whose answer was lost can't take effect after a later one.
 pub(crate) async fn move_keys(
     dcs: &dyn Dcs,
     cluster: &Cluster,
     leader: &Leader,
     lease: i64,
 ) -> Result<bool, dcs::Error> {
-    let conditions = [Condition::CreatedAt(layout::LEADER.into(), leader.term.revision)];
+    let conditions = [
+        Condition::CreatedAt(layout::LEADER.into(), leader.term.revision),
+        Condition::OnLease(layout::LEADER.into(), leader.lease),
+    ];
     let mut writes = vec![Write::Put { key: layout::LEADER.into(), value: leader.name.clone().into_bytes(), lease }];
     if let Some(member) = cluster.members.get(&leader.name) {
         let key = layout::member_key(&leader.name);

@@ -106,6 +106,9 @@ impl Engine {
         self.memory = decision.memory;
         self.wake_at = decision.wake_at;
         self.log(&decision.reason, at);
+        if let Reason::SwitchoverRefused { why } = &decision.reason {
+            self.node.remember_refusal(Some(why.clone()));
+        }
         let mut exit = false;
         for action in decision.actions {
             exit |= action == Action::Exit;
@@ -200,7 +203,7 @@ impl Engine {
         let at = now();
         match event {
             Event::Read(reading) => self.read(reading, at),
-            Event::Probed(began, local) => self.state.probed(began, *local),
+            Event::Probed(local) => self.state.probed(*local),
             Event::Look => self.node.looker.notify_one(),
             Event::Leased(leased) => self.state.leased(leased),
             Event::Written(action, result, reading) => {
@@ -219,18 +222,18 @@ impl Engine {
                 }
             }
             Event::Answered(round) => self.state.peers = Some(round),
-            Event::Worked { kind, since, result, began, local } => {
-                self.state.probed(began, *local);
+            Event::Worked { kind, since, result, local } => {
+                self.state.probed(*local);
                 // A job that was ended for a fence may have reported just before.
                 if self.state.job.is_some_and(|j| j.since == since) {
                     self.worked(kind, result);
                 }
             }
-            Event::Fenced(left, began, local) => {
+            Event::Fenced(left, local) => {
                 if left > 0 {
                     warn!("{left} processes of PostgreSQL can't be ended yet");
                 }
-                self.state.probed(began, *local);
+                self.state.probed(*local);
                 self.state.fencing = false;
             }
             Event::Published(result) => self.published.ended(result, at),

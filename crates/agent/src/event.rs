@@ -18,8 +18,8 @@ pub(crate) type Answer = oneshot::Sender<Reply>;
 pub(crate) enum Event {
     /// The DCS was read.
     Read(Reading),
-    /// PostgreSQL was looked at; the moment is when the look began.
-    Probed(Tick, Box<Local>),
+    /// PostgreSQL was looked at.
+    Probed(Box<Local>),
     /// The postmaster ended, or something else asks for a look at once.
     Look,
     /// An answer about the lease.
@@ -40,13 +40,11 @@ pub(crate) enum Event {
         since: Tick,
         /// How it ended.
         result: Result<(), String>,
-        /// When the look began.
-        began: Tick,
         /// The look.
         local: Box<Local>,
     },
     /// PostgreSQL was killed, or some of its processes could not be (their number).
-    Fenced(usize, Tick, Box<Local>),
+    Fenced(usize, Box<Local>),
     /// The member key was written.
     Published(Result<(), dcs::Error>),
     /// Upkeep ended.

@@ -9,6 +9,7 @@ use instance::{Divergence, InitDb, InitOption, Mode, RewindError, Start, Stop, U
 use tracing::{info, warn};
 
 use crate::event::Event;
+use crate::peers;
 use crate::perform::Context;
 
 /// WAL senders that a shutdown needn't wait for are ended after this time.
@@ -23,9 +24,8 @@ const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 pub(crate) async fn run(context: Context, action: Action, since: Tick) {
     let Some(kind) = action.job() else { return };
     let result = work(&context, action).await;
-    let began = now();
     let local = context.node.instance.probe().await;
-    let event = Event::Worked { kind, since, result, began, local: Box::new(local) };
+    let event = Event::Worked { kind, since, result, local: Box::new(local) };
     // The engine outlives its tasks; when it is gone, the process is ending.
     let _ = context.events.send(event).await;
 }
@@ -54,8 +54,11 @@ async fn work(context: &Context, action: Action) -> Outcome {
         Action::SetSync { value } => instance.set_synchronous(&names(&value)).await.map_err(text),
         Action::Restart => restart(context).await,
         Action::Wipe => {
+            let leader = context.cluster.as_ref().and_then(|c| c.leader.as_ref()).map(|l| l.name.clone());
+            let leader = leader.ok_or("the cluster has no leader to clone from")?;
+            peers::is_primary(context, &leader).await?;
             stop(context, Some(Vec::new())).await?;
-            instance.remove_data("reinitialize was ordered").await.map_err(text)
+            wipe(context, &leader, "reinitialize was ordered").await
         }
         _ => Ok(()),
     }
@@ -183,7 +186,8 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
     let instance = &context.node.instance;
     let settings = &context.settings;
     let from = upstream(context, from)?;
-    match instance.divergence(&from).await.map_err(text)? {
+    let divergence = instance.divergence(&from).await.map_err(text)?;
+    match &divergence {
         Divergence::None => return Ok(()),
         Divergence::Diverged { .. } => warn!("this node's history has diverged from that of {}", from.name),
         Divergence::Unknown(_) if !settings.use_pg_rewind => return Ok(()),
@@ -191,9 +195,14 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
             info!("whether this node's history has diverged can't be told ({why}): pg_rewind looks")
         }
     }
+    peers::is_primary(context, &from.name).await?;
     stop(context, Some(Vec::new())).await?;
     if !settings.use_pg_rewind {
-        return wipe_or_refuse(context, settings.remove_data_directory_on_diverged_timelines, NO_REWIND).await;
+        return wipe_or_refuse(context, &from, settings.remove_data_directory_on_diverged_timelines, NO_REWIND).await;
+    }
+    if matches!(divergence, Divergence::Diverged { timeline, upstream_timeline, .. } if timeline == upstream_timeline) {
+        let allowed = settings.remove_data_directory_on_diverged_timelines;
+        return wipe_or_refuse(context, &from, allowed, SAME_TIMELINE).await;
     }
     match instance.rewind(&from, &context.node.config().postgresql.rewind).await {
         Ok(rewound) if !rewound.changed => {
@@ -205,27 +214,38 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
             Ok(())
         }
         Err(e) => {
-            let why = format!("pg_rewind failed: {e}");
-            let hopeless =
-                matches!(e, RewindError::MissingWal(_) | RewindError::NeedsChecksums | RewindError::Failed { .. });
+            let why = e.to_string();
+            let hopeless = match &e {
+                // What a person or time mends is no reason to give the data up.
+                RewindError::Failed { message, .. } => !message.contains("No space left on device"),
+                other => matches!(other, RewindError::MissingWal(_) | RewindError::NeedsChecksums),
+            };
             if !hopeless {
                 return Err(why);
             }
-            // The leader that the clone would come from must be there now.
-            instance.identify(&from).await.map_err(text)?;
-            wipe_or_refuse(context, settings.remove_data_directory_on_rewind_failure, &why).await
+            wipe_or_refuse(context, &from, settings.remove_data_directory_on_rewind_failure, &why).await
         }
     }
 }
 
+const SAME_TIMELINE: &str = "this node has WAL on the leader's timeline that the leader doesn't have, which pg_rewind can't \
+                             repair";
 const NO_REWIND: &str = "timelines have diverged and use_pg_rewind is off";
 
 /// Removes the data directory where the configuration allows it; the clone follows by itself.
-async fn wipe_or_refuse(context: &Context, allowed: bool, why: &str) -> Outcome {
+async fn wipe_or_refuse(context: &Context, from: &Upstream, allowed: bool, why: &str) -> Outcome {
     if !allowed {
         return Err(format!("{why}; the data directory is left as it is: run pgherdctl reinit to clone it again"));
     }
-    context.node.instance.remove_data(why).await.map_err(text)
+    wipe(context, &from.name, why).await
+}
+
+/// Removes the data directory while the member that a clone would come from is there as the primary.
+async fn wipe(context: &Context, from: &str, why: &str) -> Outcome {
+    let instance = &context.node.instance;
+    peers::is_primary(context, from).await?;
+    instance.identify(&upstream(context, from)?).await.map_err(text)?;
+    instance.remove_data(why).await.map_err(text)
 }
 
 #[cfg(test)]

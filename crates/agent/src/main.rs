@@ -64,6 +64,9 @@ fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(faults) => {
             eprintln!("{faults}");
+            if cli.config.is_none() {
+                eprintln!("No configuration file was named: give it as the argument.");
+            }
             return exit_config();
         }
     };
@@ -122,7 +125,7 @@ fn run(config: Config, source: Source, logging: Logging) -> ExitCode {
     };
     let result = runtime.block_on(async {
         let node = Node::build(config, source, logging).await?;
-        live(Arc::new(node)).await.map_err(Fault::Other)
+        live(Arc::new(node)).await
     });
     runtime.shutdown_timeout(Duration::from_millis(500));
     match result {
@@ -139,23 +142,23 @@ fn run(config: Config, source: Source, logging: Logging) -> ExitCode {
 }
 
 /// From start to end.
-async fn live(node: Arc<Node>) -> Result<()> {
+async fn live(node: Arc<Node>) -> Result<(), Fault> {
     info!(
         "pgherd-agent {} starts: member {} of cluster {}",
         env!("CARGO_PKG_VERSION"),
         node.me.name,
         node.config().scope
     );
-    let signals = Signals::new().context("catch signals")?;
+    let signals = Signals::new().context("catch signals").map_err(Fault::Other)?;
     let notifier = Arc::new(Notifier::from_env());
     let (status, published) = tokio::sync::watch::channel(Arc::new(Status::default()));
     let (sender, receiver) = mpsc::channel(256);
-    let listeners = serve::serve(&node, published, sender.clone())?;
+    let listeners = serve::serve(&node, published, sender.clone()).map_err(Fault::Other)?;
     let state = state::State::new(adopt::first_settings(&node), node.config());
     node.set_watchdog(state.settings.ttl);
     let state = adopt::adopt(&node, state).await;
     if state.lease.is_none() {
-        watch::refuse_double(&node).await?;
+        watch::refuse_double(&node).await.map_err(Fault::Configuration)?;
     }
     let tasks = watch::start(&node, &sender, state.cluster.is_some(), status.subscribe(), notifier.clone());
     tasks.spawn("signals", forward_signals(signals, sender.clone(), notifier.clone()));
@@ -175,7 +178,7 @@ async fn live(node: Arc<Node>) -> Result<()> {
     listeners.stop().await;
     // What doesn't stop in time ends with the process.
     let _ = tasks.shutdown(Duration::from_secs(1)).await;
-    result.map(drop)
+    result.map(drop).map_err(Fault::Other)
 }
 
 /// The last steps of an orderly end: the guard, and the keys that hang on the lease.

@@ -1,8 +1,9 @@
 //! What one node is made of: the handles that everything shares, built from the configuration. Owns no loop.
 
+use std::fs::{File, TryLockError};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -36,6 +37,10 @@ pub(crate) struct Node {
     /// The listeners' certificates, once they listen.
     pub(crate) certificates: OnceLock<tls::Server>,
     paused: PathBuf,
+    /// Why the last requested change of leader was refused.
+    refusal: Mutex<Option<String>>,
+    /// Held as long as the agent lives.
+    _lock: File,
 }
 
 /// Why a node can't be built: what is wrong with the configuration is told apart, because it has its own exit code.
@@ -48,8 +53,9 @@ pub(crate) enum Fault {
 impl Node {
     pub(crate) async fn build(config: Config, source: config::Source, logging: Logging) -> Result<Node, Fault> {
         let instance = Instance::new(options(&config)).map_err(setup_fault)?;
-        let dcs = connect(&config).await?;
         let run_dir = run_dir(&config.postgresql.data_dir).map_err(Fault::Other)?;
+        let lock = be_alone(&run_dir, &config.postgresql.data_dir)?;
+        let dcs = connect(&config).await?;
         let program = std::env::current_exe().context("find the agent's own program").map_err(Fault::Other)?;
         let mut options = guard::Options::new(program, run_dir.join("guard.sock"), config.postgresql.data_dir.clone());
         options.log = guard_log(&config);
@@ -70,6 +76,8 @@ impl Node {
             tls,
             certificates: OnceLock::new(),
             paused: run_dir.join("paused"),
+            refusal: Mutex::default(),
+            _lock: lock,
         })
     }
 
@@ -126,6 +134,9 @@ impl Node {
         }
         let (old, new) = (self.config(), loaded.config);
         let access = access(&new).map_err(anyhow::Error::msg)?;
+        if let Some(what) = unchangeable(&old, &new) {
+            anyhow::bail!("{what} can't be changed while the agent runs: restart it");
+        }
         self.logging.reload(&new.log).context("change logging")?;
         let changes = config::changes(&old, &new);
         if changes.is_empty() {
@@ -134,16 +145,8 @@ impl Node {
         for change in changes {
             info!("changed in the configuration file: {change}");
         }
-        let fixed = [
-            ("scope", old.scope != new.scope),
-            ("name", old.name != new.name),
-            ("namespace", old.namespace != new.namespace),
-            ("the DCS", old.dcs != new.dcs),
-            ("postgresql.data_dir", old.postgresql.data_dir != new.postgresql.data_dir),
-            ("restapi.listen", old.restapi.listen != new.restapi.listen),
-        ];
-        if let Some((what, _)) = fixed.iter().find(|(_, changed)| *changed) {
-            anyhow::bail!("{what} can't be changed while the agent runs: restart it");
+        for what in waits_for_restart(&old.postgresql, &new.postgresql) {
+            warn!("postgresql.{what} takes effect when the agent is started again");
         }
         if let (Some(server), Some(files)) = (self.certificates.get(), tls::ServerFiles::of(&new.restapi)) {
             server.reload(files).context("read the certificates again")?;
@@ -172,6 +175,11 @@ impl Node {
         if let Err(e) = result {
             warn!("{}: {e}", self.paused.display());
         }
+    }
+
+    /// Remembers why a requested change of leader was refused, for whoever has requested it. Returns what was remembered.
+    pub(crate) fn remember_refusal(&self, why: Option<String>) -> Option<String> {
+        std::mem::replace(&mut *self.refusal.lock().unwrap_or_else(PoisonError::into_inner), why)
     }
 
     pub(crate) fn was_paused(&self) -> bool {
@@ -216,11 +224,44 @@ fn options(config: &Config) -> instance::Options {
     o
 }
 
+/// A changed setting that a running agent can't follow.
+fn unchangeable(old: &Config, new: &Config) -> Option<&'static str> {
+    let fixed = [
+        ("scope", old.scope != new.scope),
+        ("name", old.name != new.name),
+        ("namespace", old.namespace != new.namespace),
+        ("the DCS", old.dcs != new.dcs),
+        ("postgresql.data_dir", old.postgresql.data_dir != new.postgresql.data_dir),
+        ("restapi.listen", old.restapi.listen != new.restapi.listen),
+        ("control.listen", old.control.listen != new.control.listen),
+    ];
+    fixed.into_iter().find(|(_, changed)| *changed).map(|(what, _)| what)
+}
+
+/// Changed settings of PostgreSQL that the instance was built with.
+fn waits_for_restart(old: &config::Postgresql, new: &config::Postgresql) -> Vec<&'static str> {
+    let kept = [
+        ("listen", old.listen != new.listen),
+        ("connect_address", old.connect_address != new.connect_address),
+        ("bin_dir", old.bin_dir != new.bin_dir || old.bin_name != new.bin_name),
+        ("pgpass", old.pgpass != new.pgpass),
+        ("custom_conf", old.custom_conf != new.custom_conf),
+        ("run_as", old.run_as != new.run_as),
+        ("authentication", old.authentication != new.authentication),
+    ];
+    kept.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
+}
+
 /// The store that the configuration names.
 async fn connect(config: &Config) -> Result<Arc<dyn Dcs>, Fault> {
     let prefix = layout::prefix(&config.namespace, &config.scope);
     let result: Result<Arc<dyn Dcs>, dcs::Error> = match &config.dcs {
-        config::Dcs::Embedded(e) => dcs::Embedded::open(&e.path, &prefix).map(|d| Arc::new(d) as Arc<dyn Dcs>),
+        config::Dcs::Embedded(e) => match dcs::Embedded::open(&e.path, &prefix) {
+            Err(dcs::Error::Refused(why) | dcs::Error::Protocol(why)) => {
+                return Err(Fault::Configuration(format!("embedded.path: {why}")));
+            }
+            other => other.map(|d| Arc::new(d) as Arc<dyn Dcs>),
+        },
         config::Dcs::Etcd(e) => {
             let pem = |path: &Option<PathBuf>| match path {
                 Some(p) => {
@@ -266,6 +307,31 @@ fn run_dir(data_dir: &Path) -> Result<PathBuf> {
 /// The 64-bit FNV-1a hash: a short name for a long path. Socket paths may not be longer than 107 bytes.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Two agents on one data directory would end each other's PostgreSQL without end. The lock is beside the data directory,
+/// where agents of other users and under other names of the path find it too; else in the agent's own directory.
+fn be_alone(run_dir: &Path, data_dir: &Path) -> Result<File, Fault> {
+    let mut beside = data_dir.as_os_str().to_owned();
+    beside.push(".agent.lock");
+    let file = open_lock(Path::new(&beside)).or_else(|_| open_lock(&run_dir.join("agent.lock")));
+    let file = file.context("make a file to lock").map_err(Fault::Other)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Fault::Configuration(format!(
+            "another pgherd-agent runs the PostgreSQL of {}: stop it, or give this node a data_dir and a name of its own",
+            data_dir.display()
+        ))),
+        Err(TryLockError::Error(e)) => Err(Fault::Other(anyhow::Error::new(e).context("lock the data directory"))),
+    }
+}
+
+/// Opened for reading where it is another user's: that is enough for a lock.
+fn open_lock(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    let made = File::options().write(true).create(true).truncate(false).custom_flags(flags).open(path);
+    made.or_else(|_| File::options().read(true).custom_flags(flags).open(path))
 }
 
 /// Makes a directory that only its owner can enter, and refuses one that someone else has put there.

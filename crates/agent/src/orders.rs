@@ -178,6 +178,7 @@ impl Run {
         if switchover {
             request.leader = request.leader.or_else(|| old.clone());
         }
+        self.node.remember_refusal(None);
         let put = Write::Put { key: layout::FAILOVER.into(), value: layout::failover_value(Some(&request)), lease: 0 };
         let written = match self.node.dcs.commit(&[], &[put]).await {
             Ok(revision) => revision.unwrap_or(cluster.revision),
@@ -220,7 +221,11 @@ impl Run {
                 }
                 let withdrawn = cluster.failover.is_none() && cluster.term() == old && cluster.leader.is_some();
                 if withdrawn {
-                    return no(Outcome::Failed, format!("{word} failed: {}", status.reason));
+                    // The leader refuses; when that isn't this node, it alone knows why.
+                    let leader = cluster.leader.as_ref().map_or("the leader", |l| &l.name);
+                    let why = self.node.remember_refusal(None);
+                    let why = why.unwrap_or_else(|| format!("{leader} has refused it, and its log says why"));
+                    return no(Outcome::Failed, format!("{word} failed: {why}"));
                 }
             }
             if timeout_at(deadline, self.status.changed()).await.is_err() {

@@ -49,6 +49,18 @@ pub(crate) async fn ask(context: &Context) -> Round {
     round
 }
 
+/// Asks one member whether it is a running primary at this moment.
+pub(crate) async fn is_primary(context: &Context, name: &str) -> Result<(), String> {
+    let member = context.cluster.as_ref().and_then(|c| c.members.get(name)).cloned();
+    let member = member.ok_or_else(|| format!("member {name} is gone"))?;
+    match tokio::time::timeout(3 * DEADLINE, get(&member.api_url, context.node.client_tls())).await {
+        Ok(Ok(json)) if peer(&member, &json).primary => Ok(()),
+        Ok(Ok(_)) => Err(format!("{name} isn't a running primary now")),
+        Ok(Err(e)) => Err(format!("{name} can't be asked whether it is the primary: {e:#}")),
+        Err(_) => Err(format!("{name} doesn't answer whether it is the primary")),
+    }
+}
+
 /// Whether anyone accepts connections at the address of a URL.
 pub(crate) async fn reach(url: &str) -> anyhow::Result<()> {
     let uri: Uri = url.parse()?;

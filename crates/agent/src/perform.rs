@@ -69,9 +69,8 @@ pub(crate) async fn fence(context: Context, job: Option<AbortHandle>) {
     if outcome.killed > 0 {
         info!("killed {} processes of PostgreSQL in {} ms", outcome.killed, outcome.took.as_millis());
     }
-    let at = now();
     let local = context.node.instance.probe().await;
-    context.tell(Event::Fenced(outcome.left.len(), at, Box::new(local))).await;
+    context.tell(Event::Fenced(outcome.left.len(), Box::new(local))).await;
 }
 
 async fn grant(context: &Context) -> Leased {
@@ -123,6 +122,10 @@ async fn move_to(context: &Context, id: i64, began: Tick, ttl: Duration) -> Resu
         }
         return Ok(());
     };
+    if context.lease.is_none_or(|held| held.lease.id != leader.lease) {
+        // Not the lease that this agent has kept: that key's term isn't its to go on with.
+        return Err(Leased::Gone);
+    }
     let deadline = began + ttl;
     if matches!(context.guard, Guard::Armed { deadline: d, .. } if deadline < d)
         && let Err(e) = node.guard.arm(leader.term, deadline.before(guard_margin(ttl)), None).await

@@ -185,6 +185,10 @@ pub(crate) fn member(engine: &mut Engine, at: Tick) {
     if engine.state.wants.leave && engine.state.local.process == Process::Stopped {
         return;
     }
+    // The keys are being moved to a lease of another length, and this one is about to end.
+    if held.ttl != engine.state.settings.ttl {
+        return;
+    }
     let new = value(engine);
     let (state, _, published, _) = engine.parts();
     let retry = published.failed_at.is_some_and(|t| at.since(t) < Duration::from_secs(1));

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use dcs::{Continuity, layout};
 use ha::decide::guard_margin;
-use ha::local::{Local, Process};
+use ha::local::{Local, Process, Sql};
 use ha::settings::Settings;
 use ha::view::{Dcs, Failed, Guard, Job, JobKind, Lease, Me, Round, View, Wants};
 use ha::{Cluster, Tick};
 use instance::Configuration;
 use instance::guard::{Report, State as GuardState};
-use service::config::Config;
 use service::config::dynamic::effective;
+use service::config::{Config, WatchdogMode};
 use tracing::{error, info, warn};
 
 use crate::event::{Leased, Reading};
@@ -38,6 +38,10 @@ pub(crate) struct State {
     pub(crate) peers: Option<Round>,
     pub(crate) job: Option<Job>,
     pub(crate) failed: Option<Failed>,
+    /// PostgreSQL is being killed by us: its end is no surprise.
+    pub(crate) fencing: bool,
+    /// What started the server that has not answered yet.
+    unproven: Option<JobKind>,
     pub(crate) wants: Wants,
     /// Server parameters in force, from the file and the DCS.
     pub(crate) configuration: Configuration,
@@ -67,6 +71,8 @@ impl State {
             peers: None,
             job: None,
             failed: None,
+            fencing: false,
+            unproven: None,
             wants: Wants::default(),
             dcs_seen: 0,
             unreadable: false,
@@ -198,23 +204,37 @@ impl State {
     }
 
     /// Takes a look at PostgreSQL unless a newer one is known.
-    pub(crate) fn probed(&mut self, began: Tick, local: Local) {
+    pub(crate) fn probed(&mut self, local: Local) {
+        let began = local.taken_at;
         if self.local_at.is_some_and(|at| began < at) {
             return;
         }
-        if local.process == Process::Stopped
-            && matches!(self.local.process, Process::Running { .. })
-            && self.job.is_none()
-        {
+        let ended = local.process == Process::Stopped && matches!(self.local.process, Process::Running { .. });
+        (self.local, self.local_at) = (local, Some(began));
+        if matches!(self.local.sql, Sql::Up(_)) {
+            self.unproven = None;
+            self.failed = self.failed.take().filter(|f| !starts(f.kind));
+        } else if ended && self.fencing {
+            self.unproven = None;
+        } else if ended && self.job.is_none() {
             warn!("PostgreSQL has ended unexpectedly");
+            self.refute(began);
         }
-        (self.local, self.local_at) = (Local { taken_at: began, ..local }, Some(began));
+    }
+
+    /// PostgreSQL has ended by itself: when it never answered, its start counts as failed and is not tried again at once.
+    fn refute(&mut self, at: Tick) {
+        if let Some(kind) = self.unproven.take() {
+            let log = format!("{}.log", self.config.postgresql.data_dir.display());
+            self.fail(kind, format!("PostgreSQL ended before it answered; {log} says why"), at);
+        }
     }
 
     pub(crate) fn guarded(&mut self, result: Result<Report, String>, now: Tick) {
         match result {
             Ok(report) => {
-                self.watchdog_failed = report.watchdog.is_none() && report.trouble.is_some();
+                let needed = self.config.watchdog.mode == WatchdogMode::Required;
+                self.watchdog_failed = needed && report.watchdog.is_none() && report.trouble.is_some();
                 self.guard = match report.state {
                     GuardState::Idle | GuardState::Disarmed => Guard::Idle,
                     GuardState::Armed { term, deadline } => {
@@ -239,21 +259,95 @@ impl State {
     pub(crate) fn worked(&mut self, kind: JobKind, result: Result<(), String>, now: Tick) {
         self.job = None;
         match result {
-            Ok(()) => {
-                if self.failed.as_ref().is_some_and(|f| f.kind == kind) {
-                    self.failed = None;
+            // A replica's start ends before it is known to have gone well.
+            Ok(()) if starts(kind) && !matches!(self.local.sql, Sql::Up(_)) => {
+                self.unproven = Some(kind);
+                if self.local.process == Process::Stopped {
+                    self.refute(now);
                 }
             }
-            Err(why) => {
-                let before = self.failed.as_ref().filter(|f| f.kind == kind).map_or(0, |f| f.times);
-                // Others come and go: what fails once or twice is tried again and needs nobody.
-                if before >= 2 {
-                    error!("{kind:?} failed: {why}")
-                } else {
-                    warn!("{kind:?} failed: {why}")
-                }
-                self.failed = Some(Failed { kind, at: now, times: before + 1, why });
-            }
+            Ok(()) => self.failed = self.failed.take().filter(|f| f.kind != kind),
+            Err(why) => self.fail(kind, why, now),
         }
+    }
+
+    fn fail(&mut self, kind: JobKind, why: String, at: Tick) {
+        let before = self.failed.as_ref().filter(|f| f.kind == kind).map_or(0, |f| f.times);
+        // Others come and go: what fails once or twice is tried again and needs nobody.
+        if before >= 2 {
+            error!("{kind:?} failed: {why}")
+        } else {
+            warn!("{kind:?} failed: {why}")
+        }
+        self.failed = Some(Failed { kind, at, times: before + 1, why });
+    }
+}
+
+fn starts(kind: JobKind) -> bool {
+    matches!(kind, JobKind::StartPrimary | JobKind::StartReplica | JobKind::Restart)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ha::local::Answer;
+    use service::config::{Role, Source, load};
+
+    use super::*;
+
+    fn state() -> State {
+        let text = "{scope: otus, name: pg1, embedded: {path: /nowhere/dcs}, postgresql: {listen: '127.0.0.1:5432', \
+                    data_dir: /nowhere/pg1, authentication: {replication: {username: r}, superuser: {username: s}}}}";
+        let environment = vec![("PATRONI_CONFIGURATION".to_owned(), text.to_owned())];
+        let loaded = load(&Source { environment, ..Source::default() }, Role::Agent).unwrap();
+        State::new(Settings::default(), Arc::new(loaded.config))
+    }
+
+    fn at(seconds: u64) -> Tick {
+        Tick::default() + Duration::from_secs(seconds)
+    }
+
+    fn running() -> Process {
+        Process::Running { pid: 7, standby: true, since: Tick::default() }
+    }
+
+    fn look(state: &mut State, seconds: u64, process: Process, sql: Sql) {
+        state.probed(at(seconds), Local { process, sql, ..Local::default() });
+    }
+
+    /// One start of a replica that is still recovering when its job ends.
+    fn start(state: &mut State, seconds: u64) {
+        state.job = Some(Job { kind: JobKind::StartReplica, since: at(seconds) });
+        look(state, seconds, running(), Sql::default());
+        state.worked(JobKind::StartReplica, Ok(()), at(seconds));
+    }
+
+    #[test]
+    fn servers_that_end_before_they_answer_are_failed_starts() {
+        let mut state = state();
+        for times in 1..=3 {
+            let seconds = u64::from(times) * 10;
+            start(&mut state, seconds);
+            look(&mut state, seconds + 1, Process::Stopped, Sql::default());
+            let failed = state.failed.clone().unwrap();
+            assert_eq!((failed.kind, failed.times, failed.at), (JobKind::StartReplica, times, at(seconds + 1)));
+            assert!(failed.why.contains("/nowhere/pg1.log"), "{}", failed.why);
+        }
+        start(&mut state, 40);
+        look(&mut state, 41, running(), Sql::Up(Answer::default().into()));
+        assert_eq!(state.failed, None);
+        look(&mut state, 42, Process::Stopped, Sql::default());
+        assert_eq!(state.failed, None, "a server that has answered is started again at once");
+    }
+
+    #[test]
+    fn an_end_by_our_own_hand_is_no_failed_start() {
+        let mut state = state();
+        start(&mut state, 1);
+        state.fencing = true;
+        look(&mut state, 2, Process::Stopped, Sql::default());
+        state.fencing = false;
+        assert_eq!(state.failed, None);
     }
 }

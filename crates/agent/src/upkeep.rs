@@ -10,7 +10,7 @@ use ha::cluster::HistoryLine;
 use ha::local::Sql;
 use ha::{Cluster, Tick};
 use instance::Configuration;
-use tracing::{error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::engine::Engine;
 use crate::event::Event;
@@ -132,7 +132,7 @@ async fn run(context: &Context, round: Round) -> Kept {
         match apply(context, &configuration).await {
             Ok(()) => kept.applied = Some((configuration, server)),
             Err(e) => {
-                warn!("the server parameters could not be applied: {e}");
+                complain(context, format!("the server parameters could not be applied: {e}"));
                 kept.failed = true;
             }
         }
@@ -141,7 +141,7 @@ async fn run(context: &Context, round: Round) -> Kept {
         match context.node.instance.sync_slots(&slots.wanted, slots.primary, &slots.gone).await {
             Ok(()) => kept.slots = Some(slots),
             Err(e) => {
-                warn!("the members' replication slots could not be kept in order: {e}");
+                complain(context, format!("the members' replication slots could not be kept in order: {e}"));
                 kept.failed = true;
             }
         }
@@ -158,15 +158,17 @@ async fn run(context: &Context, round: Round) -> Kept {
     kept
 }
 
+/// That a server has gone is told by those who watch it.
+fn complain(context: &Context, what: String) {
+    if context.node.instance.pid().is_none() { debug!("{what}") } else { warn!("{what}") }
+}
+
 /// Writes the server's files and reloads it; what changed is logged in Patroni's words.
 async fn apply(context: &Context, configuration: &Configuration) -> Result<(), instance::Error> {
     let applied = context.node.instance.apply(configuration).await?;
     for c in &applied.changed {
         let restart = if c.restart { " (restart required)" } else { "" };
         info!("Changed {} from {} to {}{restart}", c.name, c.old, c.new.as_deref().unwrap_or("its default"));
-    }
-    for (line, why) in &applied.rejected {
-        error!("PostgreSQL refuses {line}: {why}");
     }
     if applied.needs_reload() {
         info!("PostgreSQL configuration items changed, reloading configuration.");

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
 use dcs::layout;
 use ha::Status;
 use instance::now;
@@ -77,9 +76,8 @@ async fn follow_dcs(node: Arc<Node>, events: Events, status: watch::Receiver<Arc
 /// Looks at PostgreSQL every second, and at once when asked.
 async fn look(node: Arc<Node>, events: Events) {
     loop {
-        let began = now();
         let local = node.instance.probe().await;
-        tell(&events, Event::Probed(began, Box::new(local))).await;
+        tell(&events, Event::Probed(Box::new(local))).await;
         tokio::select! {
             () = sleep(LOOK_EVERY) => {}
             () = node.looker.notified() => {}
@@ -117,7 +115,7 @@ async fn feed_systemd(status: watch::Receiver<Arc<Status>>, notifier: Arc<Notifi
 }
 
 /// Refuses to start beside a living member of the same name at another address.
-pub(crate) async fn refuse_double(node: &Node) -> Result<()> {
+pub(crate) async fn refuse_double(node: &Node) -> Result<(), String> {
     let config = node.config();
     let Ok(Ok(snapshot)) = timeout(Duration::from_secs(3), node.dcs.read()).await else {
         warn!("the DCS can't be read yet: starting anyway");
@@ -130,11 +128,10 @@ pub(crate) async fn refuse_double(node: &Node) -> Result<()> {
     }
     let url = member.api_url.replace("/patroni", "/liveness");
     if timeout(Duration::from_secs(2), peers::reach(&url)).await.is_ok_and(|r| r.is_ok()) {
-        bail!(
+        return Err(format!(
             "another member named {} is alive at {}: give this node a name of its own (`name`)",
-            node.me.name,
-            member.api_url
-        );
+            node.me.name, member.api_url
+        ));
     }
     Ok(())
 }

@@ -126,6 +126,9 @@ fn compare(prefix: &str, condition: &Condition) -> Vec<Compare> {
         Condition::ModifiedAt(key, at) => {
             vec![exists(key), Compare::mod_revision(format!("{prefix}{key}"), CompareOp::Equal, *at)]
         }
+        Condition::OnLease(key, lease) => {
+            vec![exists(key), Compare::lease(format!("{prefix}{key}"), CompareOp::Equal, *lease)]
+        }
         Condition::CreatedAt(key, at) => {
             vec![exists(key), Compare::create_revision(format!("{prefix}{key}"), CompareOp::Equal, *at)]
         }

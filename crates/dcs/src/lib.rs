@@ -82,6 +82,8 @@ pub enum Condition {
     ModifiedAt(String, i64),
     /// The key came into being at this revision.
     CreatedAt(String, i64),
+    /// The key exists and hangs on this lease (0: on none).
+    OnLease(String, LeaseId),
 }
 
 /// A write of a transaction.

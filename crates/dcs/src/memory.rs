@@ -123,6 +123,7 @@ impl State {
             Condition::Absent(k) => self.live(&format!("{prefix}{k}")).is_none(),
             Condition::ValueIs(k, v) => self.live(&format!("{prefix}{k}")).is_some_and(|(value, _)| value == v),
             Condition::ModifiedAt(k, r) => self.live(&format!("{prefix}{k}")).is_some_and(|(_, e)| e.modified == *r),
+            Condition::OnLease(k, l) => self.live(&format!("{prefix}{k}")).is_some_and(|(_, e)| e.lease == *l),
             Condition::CreatedAt(k, r) => self.live(&format!("{prefix}{k}")).is_some_and(|(_, e)| e.created == *r),
         }
     }

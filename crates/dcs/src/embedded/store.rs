@@ -307,17 +307,19 @@ fn holds(t: &Transaction<'_>, prefix: &str, condition: &Condition) -> rusqlite::
     let (Condition::Absent(key)
     | Condition::ValueIs(key, _)
     | Condition::ModifiedAt(key, _)
+    | Condition::OnLease(key, _)
     | Condition::CreatedAt(key, _)) = condition;
     let mut statement =
-        t.prepare_cached("SELECT value, created, modified FROM entry WHERE key = ?1 AND value IS NOT NULL")?;
-    let read = |r: &rusqlite::Row<'_>| Ok((r.get::<_, Vec<u8>>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)?));
+        t.prepare_cached("SELECT value, created, modified, lease FROM entry WHERE key = ?1 AND value IS NOT NULL")?;
+    let read = |r: &rusqlite::Row<'_>| Ok((r.get::<_, Vec<u8>>(0)?, [r.get::<_, i64>(1)?, r.get(2)?, r.get(3)?]));
     let found = statement.query_row(params![format!("{prefix}{key}")], read).optional()?;
     Ok(match (condition, found) {
         (Condition::Absent(_), found) => found.is_none(),
         (_, None) => false,
-        (Condition::ValueIs(_, wanted), Some((value, _, _))) => value == *wanted,
-        (Condition::CreatedAt(_, wanted), Some((_, created, _))) => created == *wanted,
-        (Condition::ModifiedAt(_, wanted), Some((_, _, modified))) => modified == *wanted,
+        (Condition::ValueIs(_, wanted), Some((value, _))) => value == *wanted,
+        (Condition::CreatedAt(_, wanted), Some((_, [created, _, _]))) => created == *wanted,
+        (Condition::ModifiedAt(_, wanted), Some((_, [_, modified, _]))) => modified == *wanted,
+        (Condition::OnLease(_, wanted), Some((_, [_, _, lease]))) => lease == *wanted,
     })
 }
 

@@ -119,6 +119,7 @@ macro_rules! conformance {
 conformance!(
     a_commit_is_read_by_every_client,
     conditions_decide,
+    a_keys_lease_is_a_condition,
     a_transaction_is_all_or_nothing,
     no_key_is_written_twice,
     an_ended_lease_deletes_its_keys_and_wakes_watchers,

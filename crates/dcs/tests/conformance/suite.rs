@@ -88,6 +88,19 @@ pub(crate) async fn conditions_decide(store: &dyn Store) {
     assert_eq!(client.commit(&[ModifiedAt("k".into(), modified)], &[]).await.unwrap(), None);
 }
 
+pub(crate) async fn a_keys_lease_is_a_condition(store: &dyn Store) {
+    let client = store.client(SCOPE).await;
+    let (old, new) = (client.grant(LONG).await.unwrap(), client.grant(LONG).await.unwrap());
+    client.commit(&[], &[leased("k", "1", old), put("free", "1")]).await.unwrap();
+    let on = |key: &str, lease| Condition::OnLease(key.into(), lease);
+    for wrong in [on("k", new), on("k", 0), on("free", old), on("none", 0)] {
+        assert_eq!(client.commit(&[wrong], &[put("k", "wrong")]).await.unwrap(), None);
+    }
+    assert!(client.commit(&[on("k", old), on("free", 0)], &[leased("k", "1", new)]).await.unwrap().is_some());
+    assert_eq!(client.read().await.unwrap().entries["k"].lease, new);
+    assert_eq!(client.commit(&[on("k", old)], &[leased("k", "1", old)]).await.unwrap(), None);
+}
+
 pub(crate) async fn a_transaction_is_all_or_nothing(store: &dyn Store) {
     let (writer, reader) = (store.client(SCOPE).await, store.client(SCOPE).await);
     writer.commit(&[], &[put("a", "0"), put("b", "0"), put("c", "x")]).await.unwrap();
