@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ha::{Action, Tick};
-use instance::now;
 use instance::{Divergence, InitDb, InitOption, Mode, RewindError, Start, Stop, Upstream};
 use tracing::{info, warn};
 

@@ -313,7 +313,7 @@ mod tests {
     }
 
     fn look(state: &mut State, seconds: u64, process: Process, sql: Sql) {
-        state.probed(at(seconds), Local { process, sql, ..Local::default() });
+        state.probed(Local { taken_at: at(seconds), process, sql, ..Local::default() });
     }
 
     /// One start of a replica that is still recovering when its job ends.

@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ha::Tick;
 use ha::local::ControlData;
 use tokio::sync::watch;
 
+use crate::clock::now;
 use crate::controldata;
 use crate::error::Error;
 use crate::fence;
@@ -59,6 +61,8 @@ pub(crate) struct State {
     pub(crate) rewinding: bool,
     /// Control data read last.
     pub(crate) control: Option<ControlData>,
+    /// When that was.
+    pub(crate) control_at: Tick,
 }
 
 /// How a postmaster ended.
@@ -120,8 +124,7 @@ impl Instance {
         self.0.alive().map(|p| p.pid)
     }
 
-    /// Looks for a running postmaster that another process started, and remembers it. Blocking; bounded unless storage
-    /// hangs.
+    /// Looks for a running postmaster that another process started, and remembers it. Blocking, without touching storage.
     pub fn adopt(&self) -> Option<u32> {
         self.0.find().ok().flatten().map(|p| p.pid)
     }
@@ -239,7 +242,8 @@ impl Inner {
         self.postmaster.borrow().clone().filter(|p| p.alive())
     }
 
-    /// The living postmaster, known or found among the processes. `Err` holds processes without a postmaster. Blocking.
+    /// The living postmaster, known or found among the processes. `Err` holds processes without a postmaster. Blocking,
+    /// without touching storage.
     pub(crate) fn find(&self) -> Result<Option<Arc<Postmaster>>, Vec<u32>> {
         if let Some(known) = self.alive() {
             return Ok(Some(known));
@@ -248,8 +252,7 @@ impl Inner {
         if pids.is_empty() {
             return Ok(None);
         }
-        let standby = self.data_dir().join("standby.signal").exists();
-        let Some(found) = postmaster::among(&pids).and_then(|pid| Postmaster::hold(pid, standby, u64::MAX)) else {
+        let Some(found) = postmaster::among(&pids).and_then(|pid| Postmaster::hold(pid, None, u64::MAX)) else {
             return Err(pids);
         };
         tracing::info!("found PostgreSQL running with pid {}", found.pid);
@@ -260,6 +263,7 @@ impl Inner {
 
     /// Reads the control data and remembers it. Blocking.
     pub(crate) fn control_data(&self) -> Result<ControlData, Error> {
+        let began = now();
         let text = self.programs.control_data(self.data_dir())?;
         let mut control = controldata::parse(&text)
             .map_err(|message| Error::Program { program: "pg_controldata".into(), message })?;
@@ -268,8 +272,15 @@ impl Inner {
             // it as a crashed primary would write WAL of its own.
             control.in_recovery = true;
         }
-        self.lock_state().control = Some(control.clone());
+        self.remember(control.clone(), began);
         Ok(control)
+    }
+
+    /// Remembers control data, and since when it holds.
+    pub(crate) fn remember(&self, control: ControlData, at: Tick) {
+        let mut state = self.lock_state();
+        state.control = Some(control);
+        state.control_at = at;
     }
 
     /// Refuses while any process of the instance lives. Blocking.

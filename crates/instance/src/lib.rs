@@ -13,6 +13,7 @@ mod controldata;
 mod error;
 mod files;
 mod instance;
+mod look;
 mod options;
 mod parameters;
 mod postmaster;

@@ -18,6 +18,8 @@ pub(crate) struct Postmaster {
     pub(crate) since: Tick,
     pidfd: OwnedFd,
     standby: AtomicBool,
+    /// Whether it runs as a standby was told by standby.signal or by whoever started it.
+    role_known: AtomicBool,
     /// How it ended, known for children only.
     status: Mutex<Option<String>>,
     /// Its end was reported by `exited`.
@@ -29,14 +31,15 @@ pub(crate) struct Postmaster {
 }
 
 impl Postmaster {
-    /// Holds a process; `None` when it is gone.
-    pub(crate) fn hold(pid: u32, standby: bool, log_offset: u64) -> Option<Postmaster> {
+    /// Holds a process; `None` when it is gone. Until it is known, it is no standby: one that may take writes.
+    pub(crate) fn hold(pid: u32, standby: Option<bool>, log_offset: u64) -> Option<Postmaster> {
         let pidfd = pidfd_open(raw(pid)?, PidfdFlags::empty()).ok()?;
         Some(Postmaster {
             pid,
             since: now(),
             pidfd,
-            standby: AtomicBool::new(standby),
+            standby: AtomicBool::new(standby.unwrap_or(false)),
+            role_known: AtomicBool::new(standby.is_some()),
             status: Mutex::new(None),
             reported: AtomicBool::new(false),
             socket_dir: Mutex::new(None),
@@ -74,6 +77,18 @@ impl Postmaster {
 
     pub(crate) fn set_standby(&self, standby: bool) {
         self.standby.store(standby, Ordering::Relaxed);
+        self.role_known.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads in the data directory what the process table doesn't tell. Blocking.
+    pub(crate) fn read_files(&self, data_dir: &Path) {
+        if !self.role_known.load(Ordering::Relaxed) {
+            self.set_standby(data_dir.join("standby.signal").exists());
+        }
+        let found = read_pid_file(data_dir);
+        if found.pid == Some(self.pid) {
+            *self.socket_dir.lock().unwrap_or_else(PoisonError::into_inner) = found.socket_dir;
+        }
     }
 
     pub(crate) fn status(&self) -> Option<String> {
@@ -165,7 +180,7 @@ mod tests {
     #[test]
     fn a_child_is_seen_to_end() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let held = Postmaster::hold(child.id(), false, 0).unwrap();
+        let held = Postmaster::hold(child.id(), Some(false), 0).unwrap();
         assert!(held.alive());
         held.signal(Signal::KILL).unwrap();
         child.wait().unwrap();

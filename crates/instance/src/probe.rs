@@ -1,5 +1,6 @@
-//! One look at the local data directory, processes and server, bounded in time whatever hangs. What the server is asked
-//! is in `question`; what follows from the answer is the `ha` crate's business.
+//! One look at the local data directory, processes and server, bounded in time whatever hangs. Each part hangs alone: that
+//! no process is left is seen although storage doesn't answer. What the server is asked is in `question`; what follows
+//! from the answer is the `ha` crate's business.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::clock::now;
 use crate::error::Error;
 use crate::files;
 use crate::instance::{Inner, Instance};
+use crate::look::Look;
 use crate::postmaster::Postmaster;
 use crate::question::{self, Facts};
 
@@ -21,7 +23,9 @@ use crate::question::{self, Facts};
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// How long a probe waits for a server that is already known to be silent.
 const SILENT_LIMIT: Duration = Duration::from_millis(200);
-/// How long the data directory and the process table may take.
+/// How long the process table may take.
+const PROCESSES_LIMIT: Duration = Duration::from_secs(1);
+/// How long the data directory may take.
 const DISK_LIMIT: Duration = Duration::from_secs(1);
 /// How long a new connection may take.
 const REFUSING_AFTER: Duration = Duration::from_secs(2);
@@ -30,7 +34,8 @@ const REFUSING_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
     reserved: AsyncMutex<Reserved>,
-    disk: AsyncMutex<Disk>,
+    processes: AsyncMutex<Look<Found>>,
+    disk: AsyncMutex<Look<DataDir>>,
     fresh: AsyncMutex<Fresh>,
     trouble: Mutex<Option<String>>,
 }
@@ -65,16 +70,9 @@ struct Reserved {
 /// Outcome of a question: the connection to keep, and the answer.
 type Asked = Result<(Arc<Client>, Facts, question::Reply), Error>;
 
-/// A look at the disk and the process table.
-#[derive(Debug, Default)]
-struct Disk {
-    pending: Option<(Tick, JoinHandle<Seen>)>,
-    last: Option<Seen>,
-}
-
-#[derive(Debug, Clone)]
-struct Seen {
-    data: DataDir,
+/// What the process table shows.
+#[derive(Debug, Clone, Default)]
+struct Found {
     postmaster: Option<Arc<Postmaster>>,
     orphans: bool,
 }
@@ -88,24 +86,28 @@ struct Fresh {
 }
 
 impl Instance {
-    /// One look at everything local. Never fails and takes about two seconds at most, whatever hangs: what doesn't
-    /// answer is reported as such.
+    /// One look at everything local. Never fails and takes about three seconds at most, whatever hangs: what doesn't
+    /// answer is reported as such. `taken_at` is the moment from which on what it shows of processes and server was true;
+    /// the data directory is shown as it was last known while its storage hangs.
     pub async fn probe(&self) -> Local {
-        let (seen, disk_stuck_since) = self.look_at_disk().await;
+        let (found, taken_at) = self.look_at_processes().await;
+        let (data, disk_stuck_since) = self.look_at_disk(found.postmaster.clone()).await;
         let stuck = disk_stuck_since.into_iter().chain(self.0.storage.stuck_since()).min();
-        let mut local = Local { data: seen.data, storage_stuck_since: stuck, ..Local::default() };
+        let mut local = Local { taken_at, data, storage_stuck_since: stuck, ..Local::default() };
         if matches!(local.data, DataDir::Valid(_)) {
             self.0.storage.ask();
         }
-        let Some(postmaster) = seen.postmaster else {
-            if seen.orphans {
+        let Some(postmaster) = found.postmaster else {
+            if found.orphans {
                 local.process = Process::Orphans;
             }
             self.forget_server().await;
             return local;
         };
         local.refusing_since = self.try_fresh().await;
-        local.sql = self.ask(&postmaster).await;
+        let (sql, asked_at) = self.ask(&postmaster).await;
+        local.sql = sql;
+        local.taken_at = local.taken_at.min(asked_at);
         if let Sql::Up(answer) = &local.sql
             && !answer.in_recovery
         {
@@ -139,53 +141,57 @@ impl Instance {
         self.0.probes.set_trouble(None);
     }
 
-    /// The data directory and the processes; also since when the disk doesn't answer.
-    async fn look_at_disk(&self) -> (Seen, Option<Tick>) {
-        let located = |p: &Postmaster| p.socket_dir.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if let Some(postmaster) = self.0.alive().filter(|p| located(p)) {
-            let control = self.0.lock_state().control.clone();
-            if let Some(control) = control {
-                return (Seen { data: DataDir::Valid(control), postmaster: Some(postmaster), orphans: false }, None);
-            }
+    /// The processes, and the moment from which on that was true.
+    async fn look_at_processes(&self) -> (Found, Tick) {
+        let began = now();
+        let running = |postmaster| (Found { postmaster: Some(postmaster), orphans: false }, began);
+        if let Some(known) = self.0.alive() {
+            return running(known);
         }
-        let mut disk = self.0.probes.disk.lock().await;
-        let (began, mut task) = match disk.pending.take() {
-            Some(pending) => pending,
-            None => {
-                let own = self.clone();
-                (now(), tokio::task::spawn_blocking(move || look(&own.0)))
-            }
-        };
-        match tokio::time::timeout(DISK_LIMIT, &mut task).await {
-            Ok(Ok(seen)) => {
-                disk.last = Some(seen.clone());
-                (seen, None)
-            }
-            Ok(Err(e)) => {
-                tracing::error!("the look at the data directory failed: {e}");
-                (self.last_seen(&disk), None)
-            }
-            Err(_) => {
-                disk.pending = Some((began, task));
-                (self.last_seen(&disk), Some(began))
-            }
+        let mut look = self.0.probes.processes.lock().await;
+        let own = self.clone();
+        look.take(began, PROCESSES_LIMIT, move || look_for_processes(&own.0)).await;
+        let (at, found) = look.last.clone().unwrap_or_default();
+        // Started meanwhile: what is older doesn't count.
+        if let Some(known) = self.0.alive() {
+            return running(known);
+        }
+        let known_since = self.0.postmaster.borrow().as_ref().map_or(Tick::default(), |p| p.since);
+        if at == Tick::default() || at < known_since || found.postmaster.is_some() {
+            // Nobody knows who is left of the last server.
+            return (Found { postmaster: None, orphans: true }, began);
+        }
+        (found, at)
+    }
+
+    /// The data directory; also since when its storage doesn't answer.
+    async fn look_at_disk(&self, postmaster: Option<Arc<Postmaster>>) -> (DataDir, Option<Tick>) {
+        let located = |p: &Arc<Postmaster>| p.socket_dir.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if postmaster.as_ref().is_some_and(located)
+            && let Some(control) = self.0.lock_state().control.clone()
+        {
+            return (DataDir::Valid(control), None);
+        }
+        let mut look = self.0.probes.disk.lock().await;
+        let own = self.clone();
+        let stuck_since = look.take(now(), DISK_LIMIT, move || look_at_data(&own.0, postmaster.as_deref())).await;
+        let last = look.last.as_ref().map(|(_, data)| data.clone());
+        match stuck_since {
+            Some(_) => (self.last_known(last), stuck_since),
+            None => (last.unwrap_or_default(), None),
         }
     }
 
-    /// What was seen last, without a postmaster that has ended since. Nobody knows then who is left: orphans.
-    fn last_seen(&self, disk: &Disk) -> Seen {
-        let alive = self.0.alive();
-        match &disk.last {
-            Some(seen) => Seen {
-                orphans: alive.is_none() && (seen.orphans || seen.postmaster.is_some()),
-                postmaster: alive,
-                data: seen.data.clone(),
-            },
-            None => Seen {
-                data: DataDir::Damaged("its storage doesn't answer".into()),
-                orphans: alive.is_none(),
-                postmaster: alive,
-            },
+    /// The data directory as it was known last.
+    fn last_known(&self, last: Option<DataDir>) -> DataDir {
+        let state = self.0.lock_state();
+        match state.control.clone() {
+            Some(mut control) => {
+                let started = self.0.postmaster.borrow().as_ref().is_some_and(|p| p.since > state.control_at);
+                control.clean &= !started;
+                DataDir::Valid(control)
+            }
+            None => last.unwrap_or_else(|| DataDir::Damaged("its storage doesn't answer".into())),
         }
     }
 
@@ -206,8 +212,8 @@ impl Instance {
         fresh.refusing_since.or(hanging)
     }
 
-    /// Asks the server over the reserved connection.
-    async fn ask(&self, postmaster: &Arc<Postmaster>) -> Sql {
+    /// Asks the server over the reserved connection; also the moment from which on the answer was true.
+    async fn ask(&self, postmaster: &Arc<Postmaster>) -> (Sql, Tick) {
         let mut reserved = self.0.probes.reserved.lock().await;
         if reserved.postmaster != postmaster.pid {
             if let Some((_, task)) = reserved.pending.take() {
@@ -225,7 +231,7 @@ impl Instance {
                 Err(_) => {
                     reserved.pending = Some((began, task));
                     let since = *reserved.silent_since.get_or_insert(began);
-                    return Sql::Silent(since);
+                    return (Sql::Silent(since), now());
                 }
                 // An answer to a question of long ago tells the past: ask again.
                 Ok(Ok(Ok((client, facts, reply)))) if now().since(began) > 2 * ANSWER_LIMIT => {
@@ -233,18 +239,20 @@ impl Instance {
                     reserved.facts = Some(facts);
                     drop(reply);
                 }
-                Ok(Ok(Ok((client, facts, reply)))) => return self.answered(&mut reserved, client, facts, reply),
+                Ok(Ok(Ok((client, facts, reply)))) => {
+                    return (self.answered(&mut reserved, client, facts, reply), began);
+                }
                 Ok(Ok(Err(e))) => {
                     let had_connection = reserved.client.take().is_some();
                     if !had_connection {
-                        return self.unanswered(&mut reserved, &e, began);
+                        return (self.unanswered(&mut reserved, &e, began), began);
                     }
                 }
                 Ok(Err(e)) => tracing::error!("the probe's question failed: {e}"),
             }
         }
         let since = *reserved.silent_since.get_or_insert(now());
-        if now().since(since) > ANSWER_LIMIT { Sql::Silent(since) } else { Sql::NotReady }
+        (if now().since(since) > ANSWER_LIMIT { Sql::Silent(since) } else { Sql::NotReady }, now())
     }
 
     fn begin_question(&self, reserved: &Reserved) -> (Tick, JoinHandle<Asked>) {
@@ -327,28 +335,24 @@ async fn answers(inner: &Inner) -> bool {
     }
 }
 
-/// Looks at the data directory and the processes. Blocking.
-fn look(inner: &Inner) -> Seen {
+/// Looks for the instance's processes. Blocking, without touching storage.
+fn look_for_processes(inner: &Inner) -> Found {
     let rewinding = inner.lock_state().rewinding;
     let (postmaster, orphans) = match inner.find() {
         Ok(found) => (found, false),
         // The server processes of a rewind end with it.
         Err(_) => (None, !rewinding && !inner.lock_state().rewinding),
     };
-    let orphans = orphans || inner.work.spawns_unwanted();
-    if let Some(p) = &postmaster {
-        let found = crate::postmaster::read_pid_file(inner.data_dir());
-        if found.pid == Some(p.pid) {
-            *p.socket_dir.lock().unwrap_or_else(PoisonError::into_inner) = found.socket_dir;
-        }
-    }
-    Seen { data: look_at_data(inner, postmaster.is_some()), postmaster, orphans }
+    Found { postmaster, orphans: orphans || inner.work.spawns_unwanted() }
 }
 
-/// The data directory; what the control data said at the start while the server runs.
-fn look_at_data(inner: &Inner, running: bool) -> DataDir {
-    if running && let Some(control) = inner.lock_state().control.clone() {
-        return DataDir::Valid(control);
+/// The data directory; what the control data said at the start while the server runs. Blocking.
+fn look_at_data(inner: &Inner, running: Option<&Postmaster>) -> DataDir {
+    if let Some(postmaster) = running {
+        postmaster.read_files(inner.data_dir());
+        if let Some(control) = inner.lock_state().control.clone() {
+            return DataDir::Valid(control);
+        }
     }
     let dir = inner.data_dir();
     match files::is_empty(dir) {

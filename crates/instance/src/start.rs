@@ -198,7 +198,7 @@ impl Inner {
         let spawning = step.spawning()?;
         let mut child = command.spawn().map_err(|e| Error::io("start PostgreSQL", e))?;
         let pid = child.id();
-        let postmaster = Postmaster::hold(pid, standby, log_offset)
+        let postmaster = Postmaster::hold(pid, Some(standby), log_offset)
             .map(Arc::new)
             .ok_or_else(|| Error::StartFailed("its process can't be watched (pidfd_open failed)".into()));
         let postmaster = match postmaster {

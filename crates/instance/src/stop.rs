@@ -8,6 +8,7 @@ use ha::Lsn;
 use rustix::process::{Signal, kill_process};
 use tokio::time::{Instant as Clock, sleep, timeout};
 
+use crate::clock::now;
 use crate::connection::{rows, text};
 use crate::controldata;
 use crate::error::Error;
@@ -211,6 +212,7 @@ impl Inner {
 
     /// Whether the last shutdown was clean, and the position that it left. Blocking.
     fn shutdown_position(&self) -> Result<(bool, Lsn), Error> {
+        let began = now();
         let output = self.programs.control_data(self.data_dir())?;
         let control = controldata::parse(&output)
             .map_err(|message| Error::Program { program: "pg_controldata".into(), message })?;
@@ -222,7 +224,7 @@ impl Inner {
             position = controldata::checkpoint_end(control.checkpoint, page, segment);
         }
         let clean = control.clean;
-        self.lock_state().control = Some(control);
+        self.remember(control, began);
         Ok((clean, position))
     }
 }

@@ -4,9 +4,9 @@ mod cluster;
 
 use std::time::{Duration, Instant as Clock};
 
-use cluster::{Place, send};
-use ha::local::{Process, Sql};
-use instance::Stop;
+use cluster::{BIN, Gate, Place, send};
+use ha::local::{DataDir, Process, Sql};
+use instance::{Start, Stop};
 use rustix::process::Signal;
 
 #[tokio::test]
@@ -71,25 +71,62 @@ async fn a_server_without_free_connections_is_not_refusing() {
 async fn storage_that_hangs_does_not_hang_the_probe() {
     let place = Place::new();
     let mut node = place.node("pg1");
-    // Reading a FIFO that nobody writes hangs as hung storage does.
-    let root = node.data.parent().unwrap().to_owned();
-    let (fifo, program) = (root.join("fifo"), root.join("pg_controldata"));
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    cluster::give(&fifo);
-    std::fs::write(&program, format!("#!/bin/sh\nexec cat {}\n", fifo.display())).unwrap();
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let gate = Gate::new(node.data.parent().unwrap());
     std::fs::create_dir_all(node.data.join("global")).unwrap();
     std::fs::set_permissions(&node.data, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     for file in ["PG_VERSION", "global/pg_control"] {
         std::fs::write(node.data.join(file), "15\n").unwrap();
     }
     cluster::give(&node.data);
-    node.options.bin_names.insert("pg_controldata".into(), program.display().to_string());
-    node.instance = instance::Instance::new(node.options.clone()).unwrap();
+    node.wrap("pg_controldata", &gate.wait());
     let local = node.wait_local("stuck", |l| l.storage_stuck_since.is_some()).await;
     let later = node.wait_local("stuck", |l| l.storage_stuck_since.is_some()).await;
     assert_eq!(local.storage_stuck_since, later.storage_stuck_since, "it counts from the first look");
-    drop(std::fs::OpenOptions::new().write(true).open(&fifo).unwrap());
+    gate.open();
+    node.wait_local("answering again", |l| l.storage_stuck_since.is_none()).await;
+}
+
+#[tokio::test]
+async fn the_end_of_all_processes_is_seen_although_storage_hangs() {
+    let place = Place::new();
+    let mut node = place.primary("pg1").await;
+    let gate = Gate::new(node.data.parent().unwrap());
+    node.wrap("pg_controldata", &format!("{}\nexec {BIN}/pg_controldata \"$@\"", gate.wait()));
+    let local = node.wait_local("stuck", |l| l.storage_stuck_since.is_some()).await;
+    assert!(matches!(local.process, Process::Running { .. }) && matches!(local.sql, Sql::Up(_)), "{local:?}");
+    send(node.pid(), Signal::STOP);
+    let fenced_at = instance::now();
+    let instance = node.instance.clone();
+    let outcome = tokio::task::spawn_blocking(move || instance.fence(Duration::from_secs(10))).await.unwrap();
+    assert!(outcome.killed > 0 && outcome.left.is_empty(), "{outcome:?}");
+    for _ in 0..2 {
+        let before = instance::now();
+        let local = node.instance.probe().await;
+        assert_eq!(local.process, Process::Stopped);
+        assert!(local.taken_at >= before && local.taken_at > fenced_at, "it tells of now");
+        assert!(local.storage_stuck_since.is_some_and(|t| t < fenced_at));
+    }
+    gate.open();
+    let local = node.wait_local("answering again", |l| l.storage_stuck_since.is_none()).await;
+    assert!(matches!(local.data, DataDir::Valid(ref c) if !c.clean), "{local:?}");
+}
+
+#[tokio::test]
+async fn a_hung_data_directory_keeps_what_was_known_of_it() {
+    let place = Place::new();
+    let mut node = place.primary("pg1").await;
+    node.instance.stop(Stop::default()).await.unwrap();
+    let gate = Gate::new(node.data.parent().unwrap());
+    let hangs = node.data.with_file_name("hangs");
+    let script = format!("[ ! -e {} ] || {{ {}; }}\nexec {BIN}/pg_controldata \"$@\"", hangs.display(), gate.wait());
+    node.wrap("pg_controldata", &script);
+    node.start(Start::Primary).await;
+    std::fs::write(&hangs, "").unwrap();
+    node.instance.kill().await.unwrap();
+    let local = node.wait_local("stuck", |l| l.storage_stuck_since.is_some()).await;
+    assert_eq!(local.process, Process::Stopped);
+    assert!(matches!(local.data, DataDir::Valid(ref c) if !c.clean), "it was started since it was clean: {local:?}");
+    gate.open();
     node.wait_local("answering again", |l| l.storage_stuck_since.is_none()).await;
 }
 
