@@ -55,7 +55,7 @@ pub fn kill_all(directory: &Path) -> usize {
         if found.is_empty() {
             return count;
         }
-        found.sort_by_key(|i| process::name(i.pid) == "postgres");
+        found.sort_by_cached_key(|i| process::name(i.pid) == "postgres");
         for identity in &found {
             if identity.signal(Signal::KILL) {
                 count += 1;
