@@ -90,9 +90,7 @@ pub(crate) async fn reach(context: &Context, member: &Member) -> std::result::Re
         }
         false => None,
     };
-    let config = &context.config;
-    let basic = config.ctl.authentication.as_ref().or(config.restapi.authentication.as_ref());
-    let credentials = basic.map(|basic| ha::access::Credentials {
+    let credentials = context.config.ctl.authentication.as_ref().map(|basic| ha::access::Credentials {
         user: basic.username.clone(),
         password: basic.password.expose().to_owned(),
     });

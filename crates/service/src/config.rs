@@ -134,8 +134,11 @@ fn validate(layers: Layers, merged: Value, role: Role) -> Result<Loaded, Faults>
 
 /// Whether the admin client needs the section that a path is in.
 fn concerns_ctl(path: &str) -> bool {
+    const SECTIONS: [&str; 6] = ["scope", "namespace", "ctl", "etcd", "etcd3", "embedded"];
     let section = path.split('.').next().unwrap_or_default();
-    matches!(section, "" | "scope" | "namespace" | "ctl" | "etcd" | "etcd3" | "embedded")
+    // A slip in the name of such a section takes the section away.
+    section.is_empty()
+        || SECTIONS.iter().any(|known| *known == section || spelling::is_slip(section, known))
         || path.starts_with("restapi.auth")
 }
 

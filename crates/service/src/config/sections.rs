@@ -17,12 +17,15 @@ use super::{Role, bootstrap, dynamic, store};
 /// Reads everything. Faults are left in the reader.
 pub(super) fn config(r: &mut Reader<'_>, role: Role, merged: &Value) -> Config {
     let agent = role == Role::Agent;
+    let restapi = restapi(r, agent);
+    let mut ctl = ctl(r, agent);
+    ctl.authentication = ctl.authentication.or_else(|| restapi.authentication.clone());
     Config {
         scope: if agent { key_part(r, "scope", "batman") } else { r.text("scope").unwrap_or_default() },
         name: if agent { key_part(r, "name", "pg1") } else { r.text("name").unwrap_or_default() },
         namespace: namespace(r),
-        restapi: restapi(r, agent),
-        ctl: ctl(r, agent),
+        restapi,
+        ctl,
         control: Control { listen: r.host_port("control.listen", None) },
         dcs: store::dcs(r),
         bootstrap: bootstrap::section(r),

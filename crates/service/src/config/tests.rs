@@ -450,3 +450,22 @@ mod dynamic_configuration {
         assert_eq!(e.parameters["wal_keep_segments"], "8");
     }
 }
+
+#[test]
+fn admin_client_hears_of_a_misspelt_section_it_needs() {
+    let text = "scope: otus\nembeded: {path: /tmp/dcs}\n";
+    let faults = load(&source(&file(text).path, &[]), Role::Ctl).unwrap_err();
+    assert!(faults.to_string().contains("did you mean \"embedded\""), "{faults}");
+}
+
+#[test]
+fn admin_client_takes_the_members_credentials_unless_it_has_its_own() {
+    let basic = |user: &str| format!("authentication: {{username: {user}, password: p}}");
+    let user = |text: &str| {
+        let loaded = load(&source(&file(text).path, &[]), Role::Ctl).unwrap();
+        loaded.config.ctl.authentication.unwrap().username
+    };
+    let text = format!("embedded: {{path: /tmp/dcs}}\nrestapi: {{{}}}\n", basic("members"));
+    assert_eq!(user(&text), "members");
+    assert_eq!(user(&format!("{text}ctl: {{{}}}\n", basic("own"))), "own");
+}
