@@ -82,7 +82,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Removes the data directory's content, with its tablespaces and a `pg_wal` kept elsewhere. Refused while any
+    /// Removes the data directory or, where it is a link or a mount point, what is in it, with its tablespaces and a `pg_wal` kept elsewhere. Refused while any
     /// process of the instance lives. `why` goes to the log. A half removed directory is never a valid cluster.
     pub async fn remove_data(&self, why: &str) -> Result<(), Error> {
         let why = why.to_owned();
@@ -95,16 +95,23 @@ impl Inner {
     pub(crate) fn prepare_staging(&self) -> Result<PathBuf, Error> {
         self.refuse_while_alive()?;
         let dir = self.data_dir();
+        if dir.is_symlink() && !dir.exists() {
+            let target = self.processes().dir().to_owned();
+            make_parents(&target)?;
+            fresh_dir(&target, self.user())?;
+        }
         let staging = staging_dir(dir);
-        if staging.parent() == Some(dir) {
-            // Left inside a mount point by unfinished work.
+        let inside = staging.parent() == Some(dir);
+        if inside {
+            // Left by unfinished work.
             remove_tree(&staging)?;
-            if let Some(user) = self.user() {
-                user.own_path(dir).map_err(|e| Error::io(format!("chown {}", dir.display()), e))?;
-            }
         }
         if !is_empty(dir)? {
             return Err(Error::NotEmpty(dir.to_owned()));
+        }
+        if inside {
+            // As PostgreSQL wants it; what a file system has at its root belongs to root and is open to all.
+            files::make_private(dir, self.user())?;
         }
         make_parents(dir)?;
         fresh_dir(&staging, self.user())?;
@@ -134,7 +141,8 @@ impl Inner {
         for path in elsewhere {
             remove_any(&path)?;
         }
-        if std::fs::rename(dir, &doomed).is_ok() {
+        // A link is the site's; what it leads to is emptied.
+        if !dir.is_symlink() && std::fs::rename(dir, &doomed).is_ok() {
             files::remove_if_exists(&mark)?;
             return remove_tree(&doomed);
         }

@@ -32,6 +32,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 /// How long to wait for exits before looking for processes that came into being meanwhile.
 const RESCAN: Duration = Duration::from_millis(50);
 
+/// How many links that lead nowhere are followed, as the kernel does.
+const MOST_LINKS: usize = 40;
+
 /// What a fencing achieved.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
@@ -68,12 +71,11 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Resolves the path once. A path that doesn't exist yet is taken as it stands.
+    /// Resolves the path once: where it leads is where server processes are found. Of a path that doesn't exist yet, the
+    /// part that does is resolved.
     pub fn at(data_dir: &Path) -> Instance {
-        let dir = std::fs::canonicalize(data_dir)
-            .or_else(|_| std::path::absolute(data_dir))
-            .unwrap_or_else(|_| data_dir.to_owned());
-        Instance { dir, postmaster: None }
+        let path = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+        Instance { dir: resolve(&path, MOST_LINKS), postmaster: None }
     }
 
     /// The resolved path.
@@ -184,6 +186,20 @@ impl Instance {
             pids.extend(kin.iter().map(|p| p.pid));
             found.extend(kin);
         }
+    }
+}
+
+/// Follows all links of a path of which the end may not exist.
+fn resolve(path: &Path, links: usize) -> PathBuf {
+    if let Ok(resolved) = std::fs::canonicalize(path) {
+        return resolved;
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    let parent = resolve(parent, links);
+    let here = parent.join(name);
+    match std::fs::read_link(&here) {
+        Ok(target) if links > 0 => resolve(&parent.join(target), links - 1),
+        _ => here,
     }
 }
 

@@ -137,6 +137,17 @@ pub(crate) fn fresh_dir(path: &Path, user: Option<&User>) -> Result<(), Error> {
     make().map_err(|e| Error::io(format!("create {}", path.display()), e))
 }
 
+/// Gives a directory to the user and closes it to others.
+pub(crate) fn make_private(path: &Path, user: Option<&User>) -> Result<(), Error> {
+    let own = || -> std::io::Result<()> {
+        if let Some(user) = user {
+            user.own_path(path)?;
+        }
+        std::fs::set_permissions(path, Permissions::from_mode(0o700))
+    };
+    own().map_err(|e| Error::io(format!("set owner and mode of {}", path.display()), e))
+}
+
 /// Creates the directories above the data directory.
 pub(crate) fn make_parents(data_dir: &Path) -> Result<(), Error> {
     let parent = data_dir.parent().unwrap_or(Path::new("/"));

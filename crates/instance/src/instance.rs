@@ -39,7 +39,7 @@ pub(crate) struct Inner {
     pub(crate) listen: Listen,
     pub(crate) programs: Programs,
     /// Finds the instance's processes without touching its storage.
-    pub(crate) processes: fence::Instance,
+    processes: Mutex<fence::Instance>,
     /// The postmaster started or found last, alive or not.
     pub(crate) postmaster: watch::Sender<Option<Arc<Postmaster>>>,
     pub(crate) state: Mutex<State>,
@@ -98,7 +98,7 @@ impl Instance {
         Ok(Instance(Arc::new(Inner {
             listen,
             programs,
-            processes: fence::Instance::at(&options.data_dir),
+            processes: Mutex::new(fence::Instance::at(&options.data_dir)),
             postmaster: watch::channel(None).0,
             state: Mutex::default(),
             files: Mutex::new(()),
@@ -214,11 +214,26 @@ impl Instance {
 impl Inner {
     /// The instance's processes, with the known postmaster, to be ended.
     pub(crate) fn fencing(&self) -> fence::Instance {
-        let mut processes = self.processes.clone();
+        let mut processes = self.processes();
         if let Some(postmaster) = self.alive() {
             processes.adopt_own(postmaster.pid);
         }
         processes
+    }
+
+    /// Finds the instance's processes without touching its storage.
+    pub(crate) fn processes(&self) -> fence::Instance {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Follows the links of the data directory's path anew, unless processes live where it led before. Blocking.
+    pub(crate) fn resolve(&self) {
+        let fresh = fence::Instance::at(self.data_dir());
+        let known = self.processes();
+        if fresh.dir() != known.dir() && self.alive().is_none() && known.processes().is_empty() {
+            tracing::info!("the data directory {} is in {}", self.data_dir().display(), fresh.dir().display());
+            *self.processes.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -248,7 +263,7 @@ impl Inner {
         if let Some(known) = self.alive() {
             return Ok(Some(known));
         }
-        let pids = self.processes.processes();
+        let pids = self.processes().processes();
         if pids.is_empty() {
             return Ok(None);
         }
@@ -285,7 +300,13 @@ impl Inner {
 
     /// Refuses while any process of the instance lives. Blocking.
     pub(crate) fn refuse_while_alive(&self) -> Result<(), Error> {
-        let mut pids = self.processes.processes();
+        self.resolve();
+        self.still_alive()
+    }
+
+    /// The same without touching storage.
+    pub(crate) fn still_alive(&self) -> Result<(), Error> {
+        let mut pids = self.processes().processes();
         if let Some(p) = self.alive()
             && !pids.contains(&p.pid)
         {

@@ -353,6 +353,8 @@ fn look_at_data(inner: &Inner, running: Option<&Postmaster>) -> DataDir {
         if let Some(control) = inner.lock_state().control.clone() {
             return DataDir::Valid(control);
         }
+    } else {
+        inner.resolve();
     }
     let dir = inner.data_dir();
     match files::is_empty(dir) {

@@ -108,7 +108,7 @@ impl Instance {
     /// Sends SIGHUP to processes of this kind directly: once this returns it is pending there, or dealt with.
     async fn hang_up(&self, kind: &'static str) -> Result<(), Error> {
         self.blocking(move |own| {
-            for pid in of_kind(&own.0.processes.processes(), kind).into_iter().filter_map(raw) {
+            for pid in of_kind(&own.0.processes().processes(), kind).into_iter().filter_map(raw) {
                 let _ = kill_process(pid, Signal::HUP);
             }
             Ok(())
@@ -233,7 +233,7 @@ async fn wait_for_senders(client: &Client, names: &[String]) -> Result<(), Error
 impl Inner {
     /// Whether a WAL receiver lives; it is told to end if `insist`. Blocking.
     fn has_receiver(&self, insist: bool) -> bool {
-        let receivers = of_kind(&self.processes.processes(), "walreceiver");
+        let receivers = of_kind(&self.processes().processes(), "walreceiver");
         for pid in receivers.iter().copied().filter_map(raw).filter(|_| insist) {
             let _ = kill_process(pid, Signal::TERM);
             let _ = kill_process(pid, Signal::CONT);
@@ -244,7 +244,7 @@ impl Inner {
     /// Whether every process of this kind has acted on the SIGHUPs sent before: none is pending, and it sleeps in its
     /// main wait (epoll), which it can't enter with an unread latch. Blocking.
     fn has_read_signals(&self, kind: &str) -> bool {
-        let pids = of_kind(&self.processes.processes(), kind);
+        let pids = of_kind(&self.processes().processes(), kind);
         !pids.is_empty() && pids.into_iter().all(|pid| sleeps_with_nothing_pending(pid).unwrap_or(false))
     }
 }

@@ -177,7 +177,7 @@ impl Instance {
     async fn end_all(&self, gently: bool) -> Result<(), Error> {
         let until = Clock::now() + Duration::from_millis(500);
         while gently && Clock::now() < until {
-            if self.blocking(|own| Ok(own.0.refuse_while_alive().is_ok())).await? {
+            if self.blocking(|own| Ok(own.0.still_alive().is_ok())).await? {
                 return Ok(());
             }
             sleep(Duration::from_millis(5)).await;
@@ -197,7 +197,7 @@ impl Inner {
     /// Sends SIGTERM to WAL senders that nobody waits for; how many there were. One that is stopped is woken for it. One
     /// that is deaf is killed once the shutdown checkpoint is on disk, when that can't spoil it any more. Blocking.
     fn end_walsenders(&self, keep: &BTreeSet<u32>, deaf: bool) -> usize {
-        let mut senders = of_kind(&self.processes.processes(), "walsender");
+        let mut senders = of_kind(&self.processes().processes(), "walsender");
         senders.retain(|p| !keep.contains(p));
         let kill = deaf && !senders.is_empty() && self.control_data().is_ok_and(|c| c.clean);
         for pid in senders.iter().copied().filter_map(raw) {

@@ -61,7 +61,8 @@ async fn a_postmaster_that_is_not_in_its_data_directory_yet_is_fenced() {
     let mut node = place.primary("pg1").await;
     node.instance.stop(Stop::default()).await.unwrap();
     let gate = Gate::new(node.data.parent().unwrap());
-    let script = format!("case \"$*\" in *'-C port'*|*--version*) ;; *) {};; esac\nexec {BIN}/postgres \"$@\"", gate.wait());
+    let script =
+        format!("case \"$*\" in *'-C port'*|*--version*) ;; *) {};; esac\nexec {BIN}/postgres \"$@\"", gate.wait());
     node.wrap("postgres", &script);
     let pid = node.instance.start(Start::Primary, &node.conf).await.unwrap();
     gate.reached().await;
@@ -155,6 +156,6 @@ async fn wait_for_single(node: &Node) {
 /// Fences as the agent does: how many processes were killed, and which are left.
 async fn fence(node: &Node) -> (usize, Vec<u32>) {
     let instance = node.instance.clone();
-    let outcome = tokio::task::spawn_blocking(move || instance.fence(BUDGET)).await.unwrap();
+    let outcome = tokio::task::spawn_blocking(move || instance.fence(BUDGET)).await.expect("the fencing ends");
     (outcome.killed, outcome.left)
 }
