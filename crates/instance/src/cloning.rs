@@ -109,6 +109,7 @@ impl Inner {
         if !is_empty(dir)? {
             return Err(Error::NotEmpty(dir.to_owned()));
         }
+        files::remove_if_exists(&dir.join(files::STORAGE_CHECK))?;
         if inside {
             // As PostgreSQL wants it; what a file system has at its root belongs to root and is open to all.
             files::make_private(dir, self.user())?;

@@ -60,10 +60,13 @@ pub(crate) const LOST_FOUND: &str = "lost+found";
 const INNER_STAGING: &str = ".pgherd-new";
 
 /// Whether the data directory is missing or has nothing in it but what file systems put at their root and what an
-/// unfinished clone has left.
+/// unfinished clone or a storage check beside a removal has left.
 pub(crate) fn is_empty(data_dir: &Path) -> Result<bool, Error> {
     match std::fs::read_dir(data_dir) {
-        Ok(entries) => Ok(!entries.flatten().any(|e| e.file_name() != LOST_FOUND && e.file_name() != INNER_STAGING)),
+        Ok(entries) => {
+            let nothing = [LOST_FOUND, INNER_STAGING, STORAGE_CHECK];
+            Ok(entries.flatten().all(|e| nothing.iter().any(|n| e.file_name() == *n)))
+        }
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
         Err(e) if e.kind() == ErrorKind::NotADirectory => {
             Err(Error::Setup(format!("{} is not a directory: name another data_dir", data_dir.display())))
@@ -269,6 +272,7 @@ mod tests {
         assert_eq!(staging, data.join(".pgherd-new"));
         std::fs::create_dir(&staging).unwrap();
         std::fs::write(staging.join("PG_VERSION"), "15").unwrap();
+        std::fs::write(data.join(STORAGE_CHECK), "").unwrap();
         assert!(is_empty(&data).unwrap());
         take_place(&staging, &data).unwrap();
         assert!(data.join("PG_VERSION").exists() && data.join(LOST_FOUND).exists() && !staging.exists());
