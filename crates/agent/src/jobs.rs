@@ -1,6 +1,5 @@
 //! Work on PostgreSQL: one job at a time, each ending with a look at the result.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ha::{Action, Tick};
@@ -43,7 +42,10 @@ async fn work(context: &Context, action: Action) -> Outcome {
         Action::StartPrimary { .. } => start_primary(context).await,
         Action::StartReplica { upstream: name } => start_replica(context, name.as_deref()).await,
         Action::Stop { wait_for } => stop(context, wait_for).await,
-        Action::Promote { .. } => instance.promote().await.map_err(text),
+        Action::Promote { .. } => {
+            instance.promote().await.map_err(text)?;
+            context.node.make_wanted_users().await
+        }
         Action::Rejoin { from } => rejoin(context, &from).await,
         Action::Follow { upstream: name } => {
             let from = name.map(|n| upstream(context, &n)).transpose()?;
@@ -113,17 +115,8 @@ async fn bootstrap(context: &Context) -> Outcome {
     if configuration.pg_hba.is_none() && !config.bootstrap.pg_hba.is_empty() {
         configuration.pg_hba = Some(config.bootstrap.pg_hba.clone());
     }
-    let marker = users_wanted(context);
-    tokio::fs::write(&marker, b"").await.map_err(|e| format!("{}: {e}", marker.display()))?;
+    context.node.want_users().await?;
     context.node.instance.initialize(&initdb, &configuration).await.map_err(text)
-}
-
-/// A file beside a new data directory that says that its users are still to be made, however often the agent is killed
-/// before they are.
-fn users_wanted(context: &Context) -> PathBuf {
-    let mut path = context.node.config().postgresql.data_dir.clone().into_os_string();
-    path.push(".users-wanted");
-    path.into()
 }
 
 /// `--encoding=UTF8` or `--data-checksums`.
@@ -139,12 +132,7 @@ async fn start_primary(context: &Context) -> Outcome {
     let instance = &context.node.instance;
     instance.start(Start::Primary, &context.configuration).await.map_err(text)?;
     instance.wait_ready(FOREVER).await.map_err(text)?;
-    let wanted = users_wanted(context);
-    if tokio::fs::try_exists(&wanted).await.unwrap_or(false) {
-        instance.create_users(&context.node.bootstrap_users()).await.map_err(text)?;
-        tokio::fs::remove_file(&wanted).await.map_err(|e| format!("{}: {e}", wanted.display()))?;
-    }
-    Ok(())
+    context.node.make_wanted_users().await
 }
 
 async fn start_replica(context: &Context, name: Option<&str>) -> Outcome {
