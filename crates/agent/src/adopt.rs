@@ -42,7 +42,12 @@ pub(crate) async fn adopt(node: &Node, mut state: State) -> State {
     });
     let until = deadline.map_or(now() + UNGUARDED, |d| d.before(agent_margin(state.settings.ttl)));
     match take_over(node, &mut state, until).await {
-        Ok(()) => info!("PostgreSQL runs as the primary and the leader key is still ours: going on with it"),
+        Ok(()) => {
+            info!("PostgreSQL runs as the primary and the leader key is still ours: going on with it");
+            if let Err(e) = node.make_wanted_users().await {
+                warn!("the new cluster's users are not made yet: {e}");
+            }
+        }
         Err(why) if state.settings.pause || (node.was_paused() && state.cluster.is_none()) => {
             warn!("maintenance mode: PostgreSQL is left running as a primary although {why}");
             state.settings.pause = true;

@@ -156,6 +156,30 @@ impl Node {
         Ok(())
     }
 
+    /// A file beside a new data directory that says that its users are still to be made, however often the agent is
+    /// killed before they are.
+    fn users_wanted(&self) -> PathBuf {
+        let mut path = self.config().postgresql.data_dir.clone().into_os_string();
+        path.push(".users-wanted");
+        path.into()
+    }
+
+    /// Notes that the data directory about to be made wants users.
+    pub(crate) async fn want_users(&self) -> Result<(), String> {
+        let marker = self.users_wanted();
+        tokio::fs::write(&marker, b"").await.map_err(|e| format!("{}: {e}", marker.display()))
+    }
+
+    /// Makes the users of a new cluster on the running primary, if that is still to be done.
+    pub(crate) async fn make_wanted_users(&self) -> Result<(), String> {
+        let marker = self.users_wanted();
+        if !tokio::fs::try_exists(&marker).await.unwrap_or(false) {
+            return Ok(());
+        }
+        self.instance.create_users(&self.bootstrap_users()).await.map_err(|e| e.to_string())?;
+        tokio::fs::remove_file(&marker).await.map_err(|e| format!("{}: {e}", marker.display()))
+    }
+
     /// Tells the guard which watchdog device to use, for leases of this length.
     pub(crate) fn set_watchdog(&self, ttl: Duration) {
         let w = self.config().watchdog.clone();
