@@ -74,11 +74,11 @@ impl<'a> Step<'a> {
         if self.settle_guard() {
             return Reason::Settling;
         }
-        if let Some(why) = &self.view.dcs.distrusted {
-            return Reason::Distrusted { why: why.clone() };
-        }
         if self.view.wants.leave {
             return self.leave();
+        }
+        if let Some(why) = &self.view.dcs.distrusted {
+            return Reason::Distrusted { why: why.clone() };
         }
         let Some(cluster) = self.view.cluster() else {
             return Reason::NoDcs;
@@ -128,7 +128,7 @@ impl<'a> Step<'a> {
     }
 
     /// Whether PostgreSQL here accepts writes, or might.
-    fn may_be_writable(&self) -> bool {
+    fn seems_writable(&self) -> bool {
         let starting = self.view.is_doing(JobKind::StartPrimary)
             || self.view.is_doing(JobKind::Promote)
             || (self.view.is_doing(JobKind::Restart) && self.memory.writable.is_some());
@@ -139,16 +139,21 @@ impl<'a> Step<'a> {
             (_, Process::Running { standby, .. }) => !standby || self.memory.writable.is_some(),
             (_, Process::Orphans) => true,
         };
-        // A job that was ended for a kill may have started the server since the last look.
-        starting || running || self.memory.fencing.is_some()
+        starting || running
+    }
+
+    /// Whether PostgreSQL here accepts writes, or might: also while a kill is under way, because the job that was ended
+    /// for it may have started the server since the last look.
+    fn may_be_writable(&self) -> bool {
+        self.seems_writable() || self.memory.fencing.is_some()
     }
 
     /// Safety rule 1: a server that may be writable is killed unless the leader key is provably ours for some time yet
     /// and the guard stands by.
     fn fence_if_unsafe(&mut self) -> Option<Reason> {
-        if !self.may_be_writable() {
+        if !self.seems_writable() {
             self.memory.unguarded_since = None;
-            return None;
+            return self.memory.fencing.map(|_| Reason::Killing);
         }
         let leader = self.view.cluster().and_then(|c| c.leader.as_ref());
         if self.view.settings.pause {

@@ -42,6 +42,7 @@ reasons! {
     NoLease = "no_lease", "waiting for a lease";
 
     // PostgreSQL's processes.
+    Killing = "killing", "waiting until PostgreSQL is seen to be gone";
     Orphans = "orphans", "the postmaster is gone but other processes of PostgreSQL live: killing them first";
     Busy { kind: JobKind } = "busy", "{kind:?} in progress";
     Backoff { kind: JobKind, why: String } = "backoff", "waiting to try {kind:?} again: {why}";

@@ -1,11 +1,16 @@
 //! The agent was told to stop: PostgreSQL is shut down, leadership handed over.
 
+use std::time::Duration;
+
 use super::Step;
 use crate::action::Action;
 use crate::cluster::{Cluster, Leader};
 use crate::local::DataDir;
 use crate::reason::Reason;
 use crate::view::JobKind;
+
+/// How long a look for divergence and its repair are waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Step<'_> {
     pub(super) fn leave(&mut self) -> Reason {
@@ -14,7 +19,12 @@ impl Step<'_> {
             return Reason::Leaving { what: "maintenance mode: PostgreSQL is left running".to_owned() };
         }
         match self.view.job.map(|j| j.kind) {
-            Some(JobKind::Clone | JobKind::Bootstrap | JobKind::Rejoin | JobKind::StartReplica) => {
+            // A rewind that is cut short costs a new clone: it is let finish if it doesn't take too long.
+            Some(JobKind::Rejoin) if self.view.job.is_some_and(|j| self.now < j.since + PATIENCE) => {
+                self.wake(self.view.job.map_or(self.now, |j| j.since + PATIENCE));
+                return leaving("finishing a rewind");
+            }
+            Some(JobKind::Clone | JobKind::Bootstrap | JobKind::Rejoin) => {
                 self.kill();
                 return leaving("ending unfinished work");
             }
@@ -24,7 +34,9 @@ impl Step<'_> {
         let led =
             self.view.cluster().and_then(|c| c.leader.as_ref().filter(|l| l.name == self.view.me.name).map(|l| (c, l)));
         match led {
-            Some((cluster, leader)) if !self.view.dcs.unreadable => self.leave_leadership(cluster, leader),
+            Some((cluster, leader)) if !self.view.dcs.unreadable && self.view.dcs.distrusted.is_none() => {
+                self.leave_leadership(cluster, leader)
+            }
             _ => self.stop_and_exit(),
         }
     }
