@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info, warn};
 
-use crate::event::{Answer, Event, Reading};
+use crate::event::{Answer, Event, Leased, Reading};
 use crate::node::Node;
 use crate::state::State;
 use crate::{orders, perform, publish, upkeep};
@@ -205,7 +205,13 @@ impl Engine {
             Event::Read(reading) => self.read(reading, at),
             Event::Probed(local) => self.state.probed(*local),
             Event::Look => self.node.looker.notify_one(),
-            Event::Leased(leased) => self.state.leased(leased),
+            Event::Leased(leased) => {
+                if matches!(leased, Leased::Gone) {
+                    self.published.lost_lease(at);
+                    self.reread();
+                }
+                self.state.leased(leased);
+            }
             Event::Written(action, result, reading) => {
                 match &result {
                     Ok(Some(_)) => debug!(?action, "written"),
@@ -245,6 +251,16 @@ impl Engine {
                 self.state.wants.leave = true;
             }
         }
+    }
+
+    /// Has the DCS read at once.
+    fn reread(&mut self) {
+        let context = self.context();
+        self.spawn(async move {
+            let reading = perform::read(&context).await;
+            // The engine outlives its tasks; when it is gone, the process is ending.
+            let _ = context.events.send(Event::Read(reading)).await;
+        });
     }
 
     fn read(&mut self, reading: Reading, at: Tick) {

@@ -21,6 +21,8 @@ pub(crate) struct Published {
     writing: bool,
     failed_at: Option<Tick>,
     at: Tick,
+    /// Nothing is written before the DCS was read after this moment: what the key says isn't known, or not whose it is.
+    blind_since: Tick,
 }
 
 impl Published {
@@ -30,7 +32,14 @@ impl Published {
         if let Err(e) = result {
             warn!("the member key was not written: {e}");
             self.failed_at = Some(at);
+        } else {
+            self.blind_since = at;
         }
+    }
+
+    /// The lease is gone. The DCS may be another one by now: it is looked at before anything is written.
+    pub(crate) fn lost_lease(&mut self, at: Tick) {
+        self.blind_since = at;
     }
 }
 
@@ -192,7 +201,7 @@ pub(crate) fn member(engine: &mut Engine, at: Tick) {
     let new = value(engine);
     let (state, _, published, _) = engine.parts();
     let retry = published.failed_at.is_some_and(|t| at.since(t) < Duration::from_secs(1));
-    if published.writing || retry {
+    if published.writing || retry || state.read_at < published.blind_since {
         return;
     }
     if let Some(old) = cluster.members.get(&new.name).filter(|m| m.lease == held.lease.id) {

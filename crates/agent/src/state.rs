@@ -54,7 +54,8 @@ pub(crate) struct State {
     unreadable: bool,
     distrusted: Option<String>,
     continuity: Continuity,
-    read_at: Tick,
+    /// When the newest good reading began.
+    pub(crate) read_at: Tick,
     known_at: Tick,
 }
 
