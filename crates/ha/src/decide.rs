@@ -289,6 +289,10 @@ impl<'a> Step<'a> {
             return None;
         }
         let reason = Reason::ForeignData { ours: ours.to_owned(), cluster: theirs.to_owned() };
+        if self.may_be_writable() {
+            // Whoever changed the key by hand can mend it; stopping the server that serves would mend nothing.
+            return Some(reason);
+        }
         Some(self.give_back(cluster, reason))
     }
 

@@ -46,7 +46,7 @@ reasons! {
     Orphans = "orphans", "the postmaster is gone but other processes of PostgreSQL live: killing them first";
     Busy { kind: JobKind } = "busy", "{kind:?} in progress";
     Backoff { kind: JobKind, why: String } = "backoff", "waiting to try {kind:?} again: {why}";
-    DataDamaged { why: String } = "data_damaged", "the data directory can't be used and is left as it is: {why}";
+    DataDamaged { why: String } = "data_damaged", "the data directory can't be used and is left as it is: {why}; repair it, or run pgherdctl reinit to clone it again";
     ForeignData { ours: String, cluster: String } = "foreign_data",
         "the data directory belongs to another cluster (system identifier {ours}, this cluster has {cluster}): \
          move it away or fix `scope` or `data_dir`";
@@ -115,6 +115,6 @@ impl Reason {
             LeaseNotRenewed | LeaseLost | LeadershipLost { .. } | GuardLost | GuardFenced | TermEnded | Orphans
         ) || matches!(self, Distrusted { .. } | DataDamaged { .. } | ForeignData { .. } | Backoff { .. })
             || matches!(self, HandingOver { .. } | NobodyToHandTo { .. } | HistoryDiverged { .. })
-            || matches!(self, Recovering { seconds } if *seconds > 0)
+            || matches!(self, Recovering { seconds } if *seconds >= 5)
     }
 }

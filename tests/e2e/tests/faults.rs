@@ -42,6 +42,11 @@ async fn a_killed_agent_that_returns_in_time_interrupts_nothing() -> Result<()> 
 
     kill(leader)?;
     leader.start()?;
+    cluster
+        .wait("the new agent has taken the primary over", SOON, || async {
+            Ok(leader.log_text().contains("going on with it").then_some(()))
+        })
+        .await?;
     let again = cluster.wait_healthy(SOON).await?;
     accepted(&cluster, &writers).await?;
 
