@@ -175,15 +175,19 @@ impl Inner {
         Ok(())
     }
 
-    /// PostgreSQL refuses to start while the pid in postmaster.pid is some process of its user, which after a reboot may
-    /// be any. Called only when no process of the instance lives.
+    /// PostgreSQL refuses to start while the pid in postmaster.pid, or in the lock file of its socket, is some process of
+    /// its user: after a reboot that may be any, and after a kill it is a zombie until its parent has taken notice.
+    /// Called only when no process of the instance lives.
     fn drop_stale_pid_file(&self) -> Result<(), Error> {
-        let Some(pid) = read_pid_file(self.data_dir()).pid else { return Ok(()) };
-        if PathBuf::from(format!("/proc/{pid}")).exists() {
-            tracing::warn!(
-                "postmaster.pid names process {pid}, which is not PostgreSQL of this data directory: removed"
-            );
-            remove_if_exists(&self.data_dir().join("postmaster.pid"))?;
+        let file = read_pid_file(self.data_dir());
+        let Some(pid) = file.pid.filter(|pid| PathBuf::from(format!("/proc/{pid}")).exists()) else { return Ok(()) };
+        tracing::info!("postmaster.pid names process {pid}, which isn't PostgreSQL of this data directory: removed");
+        remove_if_exists(&self.data_dir().join("postmaster.pid"))?;
+        let Some(dir) = file.socket_dir else { return Ok(()) };
+        let lock = dir.join(format!(".s.PGSQL.{}.lock", self.listen.port));
+        let holder = read_if_exists(&lock)?.and_then(|text| text.lines().next()?.trim().parse().ok());
+        if holder == Some(pid) {
+            remove_if_exists(&lock)?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::view::JobKind;
 /// How long a replica may be without a stream before its history is compared with the leader's.
 const DETACHED: Duration = Duration::from_secs(3);
 /// How long until it is compared again under the same leader.
-const CHECK_AGAIN: Duration = Duration::from_secs(30);
+const CHECK_AGAIN: Duration = Duration::from_secs(10);
 
 impl Step<'_> {
     pub(super) fn follow(&mut self, cluster: &Cluster, leader: &Leader) -> Reason {
