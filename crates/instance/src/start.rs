@@ -178,7 +178,7 @@ impl Inner {
     /// PostgreSQL refuses to start while the pid in postmaster.pid, or in the lock file of its socket, is some process of
     /// its user: after a reboot that may be any, and after a kill it is a zombie until its parent has taken notice.
     /// Called only when no process of the instance lives.
-    fn drop_stale_pid_file(&self) -> Result<(), Error> {
+    pub(crate) fn drop_stale_pid_file(&self) -> Result<(), Error> {
         let file = read_pid_file(self.data_dir());
         let Some(pid) = file.pid.filter(|pid| PathBuf::from(format!("/proc/{pid}")).exists()) else { return Ok(()) };
         tracing::info!("postmaster.pid names process {pid}, which isn't PostgreSQL of this data directory: removed");
