@@ -242,7 +242,10 @@ impl Engine {
                 self.state.probed(*local);
                 self.state.fencing = false;
             }
-            Event::Published(result) => self.published.ended(result, at),
+            Event::Published(result) => {
+                let cluster = self.state.cluster.clone();
+                self.published.ended(result, cluster.as_deref(), at);
+            }
             Event::Kept(kept) => self.upkeep.ended(kept, at),
             Event::Order(order, answer) => self.order(order, answer),
             Event::Reload => self.reload(),

@@ -46,7 +46,7 @@ pub(crate) enum Event {
     /// PostgreSQL was killed, or some of its processes could not be (their number).
     Fenced(usize, Box<Local>),
     /// The member key was written.
-    Published(Result<(), dcs::Error>),
+    Published(Result<i64, dcs::Error>),
     /// Upkeep ended.
     Kept(crate::upkeep::Kept),
     /// An order for this node's engine.

@@ -7,7 +7,7 @@ use dcs::{Write, layout};
 use ha::decide::agent_margin;
 use ha::local::{Answer, DataDir, Process, Sql};
 use ha::view::JobKind;
-use ha::{Lsn, Member, Reason, Role, State as Word, Status, Tick};
+use ha::{Cluster, Lsn, Member, Reason, Role, State as Word, Status, Tick};
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
@@ -23,23 +23,39 @@ pub(crate) struct Published {
     at: Tick,
     /// Nothing is written before the DCS was read after this moment: what the key says isn't known, or not whose it is.
     blind_since: Tick,
+    /// Nothing is written before a reading of this revision: it shows what was written last.
+    written: i64,
+    /// What was written last.
+    last: Option<Member>,
 }
 
 impl Published {
-    pub(crate) fn ended(&mut self, result: Result<(), dcs::Error>, at: Tick) {
+    /// A write has ended, at a revision if it was done; the cluster is what was read last.
+    pub(crate) fn ended(&mut self, result: Result<i64, dcs::Error>, cluster: Option<&Cluster>, at: Tick) {
         self.writing = false;
         self.failed_at = None;
-        if let Err(e) = result {
-            warn!("the member key was not written: {e}");
-            self.failed_at = Some(at);
-        } else {
-            self.blind_since = at;
+        match result {
+            Ok(revision) if cluster.is_none_or(|c| c.revision < revision) => self.written = revision,
+            Ok(_) if self.is_seen(cluster) => {}
+            // An old revision without what was written: another DCS, whose revisions mean nothing here.
+            Ok(_) => self.blind_since = at,
+            Err(e) => {
+                warn!("the member key was not written: {e}");
+                self.failed_at = Some(at);
+            }
         }
+    }
+
+    fn is_seen(&self, cluster: Option<&Cluster>) -> bool {
+        let Some(last) = &self.last else { return false };
+        let there = cluster.and_then(|c| c.members.get(&last.name));
+        there.is_some_and(|m| *last == Member { lease: last.lease, ..m.clone() })
     }
 
     /// The lease is gone. The DCS may be another one by now: it is looked at before anything is written.
     pub(crate) fn lost_lease(&mut self, at: Tick) {
         self.blind_since = at;
+        self.written = 0;
     }
 }
 
@@ -201,7 +217,7 @@ pub(crate) fn member(engine: &mut Engine, at: Tick) {
     let new = value(engine);
     let (state, _, published, _) = engine.parts();
     let retry = published.failed_at.is_some_and(|t| at.since(t) < Duration::from_secs(1));
-    if published.writing || retry || state.read_at < published.blind_since {
+    if published.writing || retry || state.read_at < published.blind_since || cluster.revision < published.written {
         return;
     }
     if let Some(old) = cluster.members.get(&new.name).filter(|m| m.lease == held.lease.id) {
@@ -213,11 +229,12 @@ pub(crate) fn member(engine: &mut Engine, at: Tick) {
     }
     published.writing = true;
     published.at = at;
+    published.last = Some(new.clone());
     let put =
         Write::Put { key: layout::member_key(&new.name), value: layout::member_value(&new), lease: held.lease.id };
     let (node, events) = (engine.node.clone(), engine.sender.clone());
     engine.spawn(async move {
-        let result = node.dcs.commit(&[], &[put]).await.map(|_| ());
+        let result = node.dcs.commit(&[], &[put]).await.map(Option::unwrap_or_default);
         // The engine outlives its tasks; when it is gone, the process is ending.
         let _ = events.send(Event::Published(result)).await;
     });
@@ -256,3 +273,39 @@ fn value(engine: &Engine) -> Member {
 
 /// Patroni's members read a version below 2.1.0 as one that needs old formats; this is the level that pgherd speaks.
 const PATRONI_LEVEL: &str = "4.1.4";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(revision: i64, state: &str) -> Cluster {
+        let member = Member { name: "pg1".into(), state: state.into(), ..Member::default() };
+        Cluster { revision, members: [("pg1".to_owned(), member)].into(), ..Cluster::default() }
+    }
+
+    fn written(state: &str) -> Published {
+        let last = Member { name: "pg1".into(), state: state.into(), ..Member::default() };
+        Published { last: Some(last), ..Published::default() }
+    }
+
+    #[test]
+    fn a_write_that_is_not_seen_yet_waits_for_its_revision() {
+        let mut p = written("running");
+        p.ended(Ok(8), Some(&cluster(7, "starting")), Tick(5));
+        assert_eq!((p.written, p.blind_since), (8, Tick(0)));
+    }
+
+    #[test]
+    fn a_write_that_was_seen_before_its_answer_came_waits_for_nothing() {
+        let mut p = written("running");
+        p.ended(Ok(8), Some(&cluster(9, "running")), Tick(5));
+        assert_eq!((p.written, p.blind_since), (0, Tick(0)));
+    }
+
+    #[test]
+    fn an_old_revision_without_the_write_is_another_store() {
+        let mut p = written("running");
+        p.ended(Ok(3), Some(&cluster(900, "starting")), Tick(5));
+        assert_eq!(p.blind_since, Tick(5));
+    }
+}
