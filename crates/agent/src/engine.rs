@@ -227,7 +227,11 @@ impl Engine {
                     self.state.guard_lost(at);
                 }
             }
-            Event::Answered(round) => self.state.peers = Some(round),
+            Event::Answered(round) => {
+                self.state.peers = Some(round);
+                // Whoever is compared with the others wants to be known as of now.
+                self.node.looker.notify_one();
+            }
             Event::Worked { kind, since, result, local } => {
                 self.state.probed(*local);
                 // A job that was ended for a fence may have reported just before.

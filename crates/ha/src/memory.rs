@@ -38,6 +38,8 @@ pub struct Memory {
     pub fencing: Option<Tick>,
     /// A hand-over under way.
     pub handover: Option<Handover>,
+    /// The revision of a request that could not be fulfilled.
+    pub refused: Option<i64>,
     /// When the last look for divergence began, and for which term.
     pub rejoin: Option<(Term, Tick)>,
     /// The member that PostgreSQL was last told to read WAL or a clone from.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::SOON;
 use harness::programs::{self, Programs};
 use harness::{Cluster, Node, Options, Store};
+use rustix::process::Signal;
 use serde_json::json;
 
 /// A cluster's files with nothing started.
@@ -253,4 +254,26 @@ async fn the_client_tells_a_bad_configuration_from_other_failures() -> Result<()
     let output = cluster.ctl(&["list"], "").await?;
     ensure!(output.status.code() == Some(64), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     Ok(())
+}
+
+#[tokio::test]
+async fn switchover_to_a_member_that_is_far_behind_is_refused_with_how_far() -> Result<()> {
+    let cluster = Cluster::start(Options { nodes: 2, ..Options::quick(Store::Embedded) }).await?;
+    let leader = cluster.leader(SOON).await?;
+    let lagging = if leader.name == "pg1" { cluster.node("pg2") } else { cluster.node("pg1") };
+    let frozen: Vec<_> = lagging
+        .postgres_processes()
+        .into_iter()
+        .filter(|p| harness::process::arguments(p.pid).join(" ").contains("walreceiver"))
+        .collect();
+    ensure!(frozen.len() == 1, "WAL receivers: {frozen:?}");
+    frozen[0].signal(Signal::STOP);
+    cluster.sql(leader, "CREATE TABLE far AS SELECT n, repeat('x', 1000) FROM generate_series(1, 5000) n").await?;
+    let output = cluster.ctl(&["switchover", "--candidate", &lagging.name, "--force"], "").await;
+    frozen[0].signal(Signal::CONT);
+    let output = output?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && text.contains("bytes behind"), "{}: {text}", output.status);
+    ensure!(cluster.leader(SOON).await?.name == leader.name);
+    cluster.finish(&[]).await
 }

@@ -1,5 +1,7 @@
 //! A planned hand-over: a requested switchover or failover while this node leads, or its own departure.
 
+use std::time::Duration;
+
 use super::Step;
 use crate::action::Action;
 use crate::cluster::{Cluster, Failover, Revisioned, Term};
@@ -7,12 +9,16 @@ use crate::memory::Handover;
 use crate::reason::Reason;
 use crate::view::{JobKind, Round};
 
+/// How long a shutdown for a successor may take unless primary_stop_timeout says otherwise.
+const STOP: Duration = Duration::from_secs(15);
+
 impl Step<'_> {
     /// Goes on with a hand-over, or begins one that was requested. `None` when there is nothing to hand over.
     pub(super) fn hand_over(&mut self, cluster: &Cluster, term: Term) -> Option<Reason> {
         // An older request was made of an earlier leader: by now it is fulfilled, or has come to nothing.
         let request =
             cluster.failover.as_ref().filter(|f| f.value.scheduled_at.is_none() && f.revision > term.revision);
+        let request = request.filter(|f| self.memory.refused != Some(f.revision));
         if self.memory.handover.as_ref().is_none_or(|h| h.term != term) {
             self.memory.handover = None;
             let request = request?;
@@ -23,7 +29,7 @@ impl Step<'_> {
         }
         let handover = self.memory.handover.clone()?;
         if handover.stopping {
-            return Some(self.finish_stop(term, &handover));
+            return Some(self.finish_stop(cluster, term, &handover));
         }
         if handover.candidate.is_none() {
             // A leader that leaves for good does so even when nobody can take over.
@@ -59,7 +65,10 @@ impl Step<'_> {
         handover: &Handover,
     ) -> Result<String, Reason> {
         let since = handover.since;
-        let Some(round) = self.round_since(since) else {
+        let round = self.round_since(since);
+        // What was flushed may be more than was known: a candidate is measured by a look of its own time.
+        let looked = self.view.local.taken_at >= since;
+        let Some(round) = round.filter(|_| looked) else {
             return Err(Reason::AskingPeers);
         };
         let named = request.and_then(|r| r.value.candidate.clone());
@@ -132,21 +141,35 @@ impl Step<'_> {
     }
 
     /// The shutdown was ordered: release the key once every process is gone.
-    pub(super) fn finish_stop(&mut self, term: Term, handover: &Handover) -> Reason {
+    pub(super) fn finish_stop(&mut self, cluster: &Cluster, term: Term, handover: &Handover) -> Reason {
+        let to = handover.candidate.clone().unwrap_or_else(|| "whoever is best".to_owned());
         if self.view.is_doing(JobKind::Stop) {
-            let limit = self.view.settings.primary_stop_timeout;
-            let began = self.view.job.map_or(handover.since, |j| j.since);
-            if !limit.is_zero() && self.now >= began + limit {
-                return self.fence(Some(term), Reason::Switchover { to: "whoever is best".to_owned() });
+            let limit = match self.view.settings.primary_stop_timeout {
+                Duration::ZERO => STOP,
+                limit => limit,
+            };
+            let until = self.view.job.map_or(handover.since, |j| j.since) + limit;
+            if self.now < until {
+                self.wake(until);
+                return Reason::Switchover { to };
             }
-            if !limit.is_zero() {
-                self.wake(began + limit);
-            }
-            return Reason::Switchover { to: handover.candidate.clone().unwrap_or_default() };
-        }
-        if self.view.is_stopped() {
+        } else if self.view.is_stopped() {
             return self.release(term, Reason::Released);
         }
-        self.fence(Some(term), Reason::Switchover { to: handover.candidate.clone().unwrap_or_default() })
+        if self.view.wants.leave {
+            return self.fence(Some(term), Reason::Switchover { to });
+        }
+        self.take_back(cluster)
+    }
+
+    /// The successor has frozen, or something else holds the shutdown up: better to go on here than to stay down for it.
+    fn take_back(&mut self, cluster: &Cluster) -> Reason {
+        if let Some(request) = &cluster.failover {
+            self.memory.refused = Some(request.revision);
+            self.act(Action::ClearFailover { revision: request.revision });
+        }
+        self.memory.handover = None;
+        self.kill();
+        Reason::SwitchoverRefused { why: "PostgreSQL did not shut down in time; it is started here again".to_owned() }
     }
 }

@@ -54,7 +54,7 @@ impl Step<'_> {
             return leaving("shutting down PostgreSQL");
         };
         if handover.stopping {
-            return self.finish_stop(term, &handover);
+            return self.finish_stop(cluster, term, &handover);
         }
         if handover.candidate.is_none()
             && let Some(round) = self.round_since(handover.since)
