@@ -7,10 +7,15 @@ use crate::action::Action;
 use crate::cluster::{Cluster, Failover, Revisioned, Term};
 use crate::memory::Handover;
 use crate::reason::Reason;
-use crate::view::{JobKind, Round};
+use crate::time::Tick;
+use crate::view::{JobKind, Peer, Round};
 
 /// How long a shutdown for a successor may take unless primary_stop_timeout says otherwise.
 const STOP: Duration = Duration::from_secs(15);
+/// How long a candidate may take to be seen to have caught up.
+const CATCH_UP: Duration = Duration::from_secs(3);
+/// How often the others are asked meanwhile.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 impl Step<'_> {
     /// Goes on with a hand-over, or begins one that was requested. `None` when there is nothing to hand over.
@@ -79,6 +84,13 @@ impl Step<'_> {
                 self.successor(cluster, round, allowed).ok_or_else(|| "no healthy candidate answers".to_owned())
             }
         };
+        let behind = match &named {
+            Some(name) => round.answers.get(name).is_some_and(|p| self.is_behind(cluster, p)),
+            None => !round.answers.is_empty(),
+        };
+        if found.is_err() && behind && self.asks_again(round, since) {
+            return Err(Reason::AskingPeers);
+        }
         found.map_err(|why| {
             if let Some(r) = request {
                 self.act(Action::ClearFailover { revision: r.revision });
@@ -86,6 +98,25 @@ impl Step<'_> {
             self.memory.handover = None;
             Reason::SwitchoverRefused { why }
         })
+    }
+
+    /// Whether a member hasn't got enough of what this node, the leader, has flushed.
+    fn is_behind(&self, cluster: &Cluster, peer: &Peer) -> bool {
+        self.known_position(cluster).bytes_since(peer.position) > self.view.settings.maximum_lag_on_failover
+    }
+
+    /// Members speak of their last look, which may be older than this node's: they get some time to have caught up
+    /// before they count as behind. Asks again, unless that time is over.
+    pub(super) fn asks_again(&mut self, round: &Round, since: Tick) -> bool {
+        if self.now >= since + CATCH_UP {
+            return false;
+        }
+        let next = round.asked_at + ASK_EVERY;
+        if self.now >= next {
+            self.act(Action::AskPeers);
+        }
+        self.wake(next.max(self.now + ASK_EVERY));
+        true
     }
 
     /// Why a named candidate can't take over.
@@ -105,7 +136,7 @@ impl Step<'_> {
                 "candidate {name} is on timeline {}, not on the leader's {}",
                 peer.timeline, self.memory.timeline
             ))
-        } else if lag > self.view.settings.maximum_lag_on_failover {
+        } else if self.is_behind(cluster, peer) {
             Err(format!("candidate {name} is {lag} bytes behind"))
         } else {
             Ok(())

@@ -60,6 +60,9 @@ impl Step<'_> {
             && let Some(round) = self.round_since(handover.since)
         {
             let best = self.successor(cluster, round, self.view.settings.maximum_lag_on_failover);
+            if best.is_none() && !round.answers.is_empty() && self.asks_again(round, handover.since) {
+                return Reason::AskingPeers;
+            }
             if let Some(h) = &mut self.memory.handover {
                 h.candidate = best;
             }
