@@ -65,13 +65,18 @@ impl Step<'_> {
             return Reason::WaitingForPrimary { leader: leader.name.clone() };
         };
         let ahead = cluster.members.get(&leader.name).and_then(|m| m.timeline).is_some_and(|t| t != control.timeline);
-        let suspicious = !control.in_recovery || (ahead && self.rejoin_failed());
+        let suspicious = !control.in_recovery || (ahead && (self.rejoin_failed() || self.start_failed()));
         let checked = self.memory.rejoin.is_some_and(|(term, _)| term == leader.term) && !self.rejoin_failed();
         if suspicious && !checked {
             return self.check_history(cluster, leader);
         }
         self.memory.upstream.clone_from(&upstream);
         self.work(Action::StartReplica { upstream }, Reason::StartingReplica)
+    }
+
+    /// A replica whose history has left the leader's may not even start.
+    fn start_failed(&self) -> bool {
+        self.view.failed.as_ref().is_some_and(|f| f.kind == JobKind::StartReplica)
     }
 
     fn rejoin_failed(&self) -> bool {
