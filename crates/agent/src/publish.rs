@@ -140,8 +140,10 @@ fn word(s: &State) -> Word {
         (Some(JobKind::Clone), ..) => Word::CreatingReplica,
         (Some(JobKind::Restart), ..) => Word::Restarting,
         (Some(JobKind::Stop | JobKind::Wipe), ..) => Word::Stopping,
+        // Not before its users exist: others would clone too early.
+        (Some(JobKind::StartPrimary), ..) => Word::Starting,
         (_, _, Sql::Up(_)) => Word::Running,
-        (Some(JobKind::StartPrimary | JobKind::StartReplica), ..) => Word::Starting,
+        (Some(JobKind::StartReplica), ..) => Word::Starting,
         (_, Process::Running { .. }, Sql::Silent(_)) => Word::Running,
         (_, Process::Running { .. }, _) => Word::Starting,
         (_, Process::Orphans, _) => Word::Crashed,
