@@ -4,5 +4,6 @@
 pub mod auth;
 pub mod config;
 pub mod console;
+pub mod stream;
 pub mod tls;
 pub mod wire;
