@@ -264,7 +264,10 @@ fn fits(cluster: &Cluster, request: &Failover, switchover: bool) -> Result<(), R
         Some(name) if cluster.members[name].tag("nofailover") => {
             refuse(format!("candidate {name} is tagged nofailover"))
         }
-        Some(name) if !able(name) => refuse("candidate name does not match with sync_standby".into()),
+        Some(name) if !able(name) => {
+            let why = if cluster.members[name].tag("nosync") { " (tagged nosync)" } else { "" };
+            refuse(format!("candidate {name} isn't a synchronous standby{why}"))
+        }
         Some(_) => Ok(()),
         None if cluster.members.keys().any(|n| Some(n.as_str()) != leader && able(n)) => Ok(()),
         None => refuse(format!("{} is not possible: no good candidates have been found", word.to_lowercase())),

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::node::Node;
 use crate::process::{self, Identity};
@@ -109,6 +110,31 @@ impl Etcd {
             Ok(health(&self.members, &endpoints, netns.as_deref()).await?.then_some(()))
         })
         .await
+    }
+
+    /// Every value that a key has had since it was made, the last one last. Needs etcdctl.
+    pub async fn values(&self, key: &str) -> Result<Vec<String>> {
+        let endpoints = self.hosts().join(",");
+        let ask = |arguments: &[&str]| {
+            let mut command = etcdctl(self.members.first().and_then(|m| m.netns.as_deref()));
+            command.args(["--endpoints", &endpoints]).args(arguments);
+            command
+        };
+        let output = ask(&["get", key, "-w", "json"]).output().await.context("run etcdctl")?;
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).context("read etcdctl's answer")?;
+        let (made, count) = (&answer["kvs"][0]["create_revision"], answer["kvs"][0]["version"].as_u64());
+        let since = format!("--rev={made}");
+        let mut child = ask(&["watch", &since, key]).stdout(Stdio::piped()).spawn().context("run etcdctl")?;
+        let mut lines = BufReader::new(child.stdout.take().context("read etcdctl's output")?).lines();
+        let mut values = Vec::new();
+        // Each event is three lines: PUT, the key, the value.
+        while values.len() < usize::try_from(count.unwrap_or_default()).unwrap_or_default() {
+            for _ in 0..2 {
+                lines.next_line().await.context("read etcdctl's output")?;
+            }
+            values.push(lines.next_line().await.context("read etcdctl's output")?.context("etcdctl has ended")?);
+        }
+        Ok(values)
     }
 
     /// Name of the member that leads etcd. Needs etcdctl.

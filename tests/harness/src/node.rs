@@ -138,6 +138,28 @@ impl Node {
         Ok(())
     }
 
+    /// Kills the agent, the guard and every process of PostgreSQL at once, as the death of the host would.
+    pub fn kill(&self) {
+        loop {
+            let found: Vec<Identity> =
+                self.agent().into_iter().chain(self.guards()).chain(self.postgres_processes()).collect();
+            if found.is_empty() {
+                return;
+            }
+            for identity in &found {
+                identity.signal(Signal::KILL);
+            }
+            for identity in &found {
+                identity.wait_gone(Duration::from_secs(5));
+            }
+        }
+    }
+
+    /// What its PostgreSQL logs.
+    pub fn server_log(&self) -> String {
+        fs::read_to_string(self.data_dir().with_extension("log")).unwrap_or_default()
+    }
+
     /// The guard processes of this node, at most one when all is well.
     pub fn guards(&self) -> Vec<Identity> {
         let data_dir = self.data_dir();
@@ -181,9 +203,15 @@ pub fn make_owned_directory(directory: &Path, mode: u32) -> Result<()> {
     if programs::is_root() { own_by_postgres(directory) } else { Ok(()) }
 }
 
-fn own_by_postgres(path: &Path) -> Result<()> {
-    let user = nix::unistd::User::from_name("postgres")
-        .context("look up the user postgres")?
-        .context("there is no user postgres: install the package postgresql")?;
+/// Gives a file to PostgreSQL's user.
+pub(crate) fn own_by_postgres(path: &Path) -> Result<()> {
+    let user = postgres_user()?;
     nix::unistd::chown(path, Some(user.uid), Some(user.gid)).with_context(|| format!("give {} away", path.display()))
+}
+
+/// The user that PostgreSQL runs as where this process is root's.
+pub(crate) fn postgres_user() -> Result<nix::unistd::User> {
+    nix::unistd::User::from_name("postgres")
+        .context("look up the user postgres")?
+        .context("there is no user postgres: install the package postgresql")
 }

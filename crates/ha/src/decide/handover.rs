@@ -130,7 +130,8 @@ impl Step<'_> {
         } else if peer.nofailover {
             Err(format!("candidate {name} is tagged nofailover"))
         } else if !self.covered_by_sync(cluster, name) {
-            Err(format!("candidate {name} isn't a synchronous standby"))
+            let why = if cluster.members.get(name).is_some_and(|m| m.tag("nosync")) { " (tagged nosync)" } else { "" };
+            Err(format!("candidate {name} isn't a synchronous standby{why}"))
         } else if self.is_on_another_timeline(peer) {
             Err(format!(
                 "candidate {name} is on timeline {}, not on the leader's {}",
