@@ -4,4 +4,5 @@ mod bad_input;
 mod candidates;
 mod faults;
 mod front_door;
+mod pooler;
 mod story;

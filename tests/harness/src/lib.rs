@@ -8,6 +8,7 @@ pub mod history;
 pub mod logs;
 pub mod netns;
 pub mod node;
+pub mod pooler;
 pub mod process;
 pub mod programs;
 pub mod reaper;
