@@ -1,0 +1,81 @@
+//! Cancel requests: from the client's key to the server that runs its query. A server that such a request is under way to
+//! goes to no other client before the request has arrived.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use subtle::ConstantTimeEq;
+
+use crate::server::{Facts, Marks, login};
+use crate::session::login::SLOT_BITS;
+use crate::shared::Shared;
+use crate::wire::build::frontend as build;
+use crate::worker::Worker;
+
+/// A secret for a client's cancel key: 4 bytes, or 32 from protocol 3.2 on.
+pub(crate) fn new_key(minor: u16) -> Box<[u8]> {
+    let mut key = vec![0; if minor >= 2 { 32 } else { 4 }];
+    // Without randomness nobody may cancel: a key of zeros is never matched.
+    if SystemRandom::new().fill(&mut key).is_err() {
+        key.fill(0);
+    }
+    key.into()
+}
+
+/// Cancels what the client with this key runs; returns when the server has been asked.
+pub(crate) async fn forward(shared: &Arc<Shared>, pid: u32, key: &[u8]) {
+    let (thread, slot) = ((pid >> SLOT_BITS) as usize, (pid & ((1 << SLOT_BITS) - 1)) as usize);
+    if thread >= shared.threads() {
+        return;
+    }
+    let key: Box<[u8]> = key.into();
+    let (done, end) = tokio::sync::oneshot::channel();
+    shared.send(
+        thread,
+        crate::shared::Message::Call(Box::new(move |worker| {
+            let worker = worker.clone();
+            tokio::task::spawn_local(Box::pin(async move {
+                if let Some((facts, marks)) = find(&worker, slot, &key) {
+                    ask(&worker, &facts, &marks).await;
+                }
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }));
+        })),
+    );
+    // An error means that the thread has ended.
+    let _ = end.await;
+}
+
+/// The server that the client holds, with the request counted against it.
+fn find(worker: &Worker, slot: usize, key: &[u8]) -> Option<(Arc<Facts>, Rc<Marks>)> {
+    let presence = worker.clients.borrow().get(slot)?.clone();
+    let known = presence.key.borrow();
+    if known.iter().all(|b| *b == 0) || !bool::from(known.ct_eq(key)) {
+        return None;
+    }
+    let facts = presence.server.borrow().clone()?;
+    let marks = worker.pools().iter().find_map(|pool| pool.marks(facts.id))?;
+    marks.cancels.set(marks.cancels.get() + 1);
+    Some((facts, marks))
+}
+
+/// Sends the request and waits until the server closes the connection: then it has acted on it.
+async fn ask(worker: &Worker, facts: &Facts, marks: &Marks) {
+    let timeout = crate::pool::launch::nonzero(worker.config().settings.cancel_wait_timeout);
+    let asked = async {
+        let mut stream = login::open(worker, &facts.address.peer).await?;
+        let mut packet = Vec::new();
+        build::cancel_request(&mut packet, facts.pid, &facts.key);
+        crate::server::Output::default().drain(&mut stream, &packet).await?;
+        let mut buffer = [0; 16];
+        while std::future::poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await? > 0 {}
+        Ok::<(), std::io::Error>(())
+    };
+    if let Ok(Err(e)) = tokio::time::timeout(timeout, asked).await {
+        tracing::warn!("send a cancel request to {}: {e}", facts.address);
+    }
+    marks.cancels.set(marks.cancels.get() - 1);
+    marks.cancelled.notify_waiters();
+}

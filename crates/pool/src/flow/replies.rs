@@ -1,0 +1,238 @@
+//! From the server to the client: where the server becomes free, what it reports, and which of its answers the client
+//! doesn't expect.
+
+use super::pending::Pending;
+use super::{ClientStatements, Fault, HEADER, LONGEST_INSPECTED, Owed, ServerStatements, cstr, header};
+
+/// What the server's side of a conversation remembers between chunks.
+#[derive(Debug)]
+pub(crate) struct Replies {
+    /// Bytes of the last message's body that haven't come yet.
+    rest: usize,
+    /// Those bytes are not for the client.
+    dropping: bool,
+    /// Status of the transaction, from the last ReadyForQuery: `I`, `T` or `E`.
+    pub(crate) status: u8,
+    /// Answers to come.
+    pub(crate) owed: Owed,
+    /// Whether the server reads a COPY.
+    pub(crate) copy_in: bool,
+    /// ReadyForQuery messages that end requests of the pooler's own; nothing up to them is for the client.
+    pub(crate) own: u32,
+    /// Prepared statements that the server knows.
+    pub(crate) statements: ServerStatements,
+}
+
+impl Default for Replies {
+    fn default() -> Replies {
+        Replies {
+            rest: 0,
+            dropping: false,
+            status: b'I',
+            owed: Owed::default(),
+            copy_in: false,
+            own: 0,
+            statements: ServerStatements::default(),
+        }
+    }
+}
+
+/// Something in the stream that more than this conversation has to know.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event<'a> {
+    /// ParameterStatus: name and value.
+    Parameter(&'a [u8], &'a [u8]),
+    /// ReadyForQuery for a client's request, with the status of the transaction.
+    Ready(u8),
+    /// ErrorResponse to the client's request: the message's body.
+    Error(&'a [u8]),
+}
+
+/// What became of a chunk of replies.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Bytes used up. What is behind them has to be offered again with more bytes.
+    pub(crate) used: usize,
+    /// The client gets `to_client`, not the bytes as they were.
+    pub(crate) rewritten: bool,
+}
+
+impl Replies {
+    /// Whether the server has answered everything and is in no transaction.
+    pub(crate) fn is_free(&self) -> bool {
+        self.status == b'I' && self.is_settled()
+    }
+
+    /// Whether the server has answered everything.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.owed.is_settled() && self.rest == 0 && self.own == 0 && !self.copy_in
+    }
+
+    /// Looks through a chunk of replies. Where nothing has to be changed, the caller sends `data[..used]`; otherwise what
+    /// stands in `to_client`.
+    pub(crate) fn take(
+        &mut self,
+        data: &[u8],
+        mut client: Option<&mut ClientStatements>,
+        to_client: &mut Vec<u8>,
+        heed: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Seen, Fault> {
+        let mut seen = Seen::default();
+        // Everything before this is in `to_client`, once anything is.
+        let mut copied = 0;
+        let mut at = self.rest.min(data.len());
+        self.rest -= at;
+        if self.dropping && at > 0 {
+            seen.rewritten = true;
+            copied = at;
+        }
+        while let Some((kind, length)) = header(&data[at..])? {
+            let body = &data[at + HEADER..];
+            let here = length.min(body.len());
+            let body = &body[..here];
+            if here < length && matches!(kind, b'Z' | b'S' | b'C' | b'E') && length <= LONGEST_INSPECTED {
+                break;
+            }
+            let end = at + HEADER + here;
+            let pass = if self.own > 0 {
+                self.own_reply(kind, body, heed)?
+            } else {
+                self.reply(kind, body, client.as_deref_mut(), heed)
+            };
+            self.rest = length - here;
+            self.dropping = !pass;
+            if !pass {
+                to_client.extend_from_slice(&data[copied..at]);
+                seen.rewritten = true;
+                copied = end;
+            }
+            if self.owed.is_due() {
+                to_client.extend_from_slice(&data[copied..end]);
+                seen.rewritten = true;
+                copied = end;
+                self.owed.give_due(to_client);
+            }
+            at = end;
+            if self.rest > 0 {
+                break;
+            }
+        }
+        if seen.rewritten {
+            to_client.extend_from_slice(&data[copied..at]);
+        }
+        seen.used = at;
+        Ok(seen)
+    }
+
+    /// A message that answers the pooler's own request: never for the client.
+    fn own_reply(&mut self, kind: u8, body: &[u8], heed: &mut dyn FnMut(Event<'_>)) -> Result<bool, Fault> {
+        match kind {
+            b'S' => parameter(body, heed),
+            b'E' => return Err(Fault::Refused),
+            b'Z' => {
+                self.own -= 1;
+                self.status = body.first().copied().unwrap_or(b'I');
+            }
+            _ => {}
+        }
+        Ok(false)
+    }
+
+    /// A message of the client's conversation. Whether the client gets it.
+    #[inline]
+    fn reply(
+        &mut self,
+        kind: u8,
+        body: &[u8],
+        client: Option<&mut ClientStatements>,
+        heed: &mut dyn FnMut(Event<'_>),
+    ) -> bool {
+        match kind {
+            b'D' => return true,
+            b'Z' => {
+                self.status = body.first().copied().unwrap_or(b'I');
+                self.copy_in = false;
+                self.owed.ready();
+                heed(Event::Ready(self.status));
+            }
+            b'C' => {
+                self.executed();
+                self.all_dropped(body, client);
+            }
+            b'I' | b's' => self.executed(),
+            b'1' => {
+                if let Some(Pending::Own(_)) = self.owed.front() {
+                    self.owed.pop();
+                    return false;
+                }
+                self.answered(|p| matches!(p, Pending::Parse | Pending::Named(..)));
+            }
+            b'2' => self.answered(|p| matches!(p, Pending::Bind)),
+            b'3' => {
+                if let Some(Pending::OwnClose(_)) = self.owed.front() {
+                    self.owed.pop();
+                    return false;
+                }
+                self.answered(|p| matches!(p, Pending::Close));
+            }
+            b'T' | b'n' => self.answered(|p| matches!(p, Pending::Describe)),
+            b'S' => parameter(body, heed),
+            b'G' | b'W' => {
+                self.copy_in = true;
+                self.owed.copy_begins();
+            }
+            b'E' => {
+                self.copy_in = false;
+                self.failed(client);
+                heed(Event::Error(body));
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn answered(&mut self, is: impl Fn(&Pending) -> bool) {
+        if self.owed.front().is_some_and(is) {
+            self.owed.pop();
+        }
+    }
+
+    fn executed(&mut self) {
+        self.answered(|p| matches!(p, Pending::Execute));
+    }
+
+    /// What the server skips after an error was never prepared.
+    fn failed(&mut self, mut client: Option<&mut ClientStatements>) {
+        for skipped in self.owed.fail() {
+            match skipped {
+                Pending::Named(statement, name) => {
+                    self.statements.remove(statement.id);
+                    if let Some(client) = client.as_deref_mut() {
+                        client.undo(&name, &statement);
+                    }
+                }
+                Pending::Own(statement) => self.statements.remove(statement.id),
+                Pending::OwnClose(id) => self.statements.keep(id),
+                _ => {}
+            }
+        }
+    }
+
+    /// DEALLOCATE ALL and DISCARD ALL drop the server's statements, and the client means its own.
+    fn all_dropped(&mut self, tag: &[u8], client: Option<&mut ClientStatements>) {
+        if matches!(tag, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0") {
+            self.statements.clear();
+            if let Some(client) = client {
+                client.clear();
+            }
+        }
+    }
+}
+
+fn parameter(body: &[u8], heed: &mut dyn FnMut(Event<'_>)) {
+    if let Some((name, rest)) = cstr(body)
+        && let Some((value, _)) = cstr(rest)
+    {
+        heed(Event::Parameter(name, value));
+    }
+}

@@ -1,0 +1,168 @@
+//! Work on servers that no client waits inside of: connecting, testing, cleaning, waiting for cancel requests to pass.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Pool;
+use crate::server::{Facts, Server, State, exchange, login};
+use crate::shared::limits::Full;
+use crate::shared::pool::Trouble;
+use crate::shared::{SharedPool, Slot};
+use crate::worker::Worker;
+
+impl Pool {
+    /// Begins connections for clients that wait, as far as limits allow.
+    pub(crate) fn launch(&self, worker: &Rc<Worker>) {
+        let plan = self.plan().clone();
+        if let Some(trouble) = self.shared.trouble()
+            && trouble.at.elapsed() < plan.server_login_retry
+        {
+            return;
+        }
+        let waiting = u32::try_from(self.waiters.borrow().len()).unwrap_or(u32::MAX).max(1);
+        while self.launching.get() < waiting.min(plan.size.max(1)) {
+            let size = plan.size + if self.has_waited(worker, plan.reserve_pool_timeout) { plan.reserve_size } else { 0 };
+            match Slot::take(&self.shared, size, plan.max_db_connections, plan.max_user_connections) {
+                Ok(slot) => connect(worker, self, slot),
+                Err(Full::Pool) => return,
+                Err(full) => return self.evict(worker, full),
+            }
+        }
+    }
+
+    /// Whether the first who waits has waited so long that the reserve is opened.
+    fn has_waited(&self, worker: &Worker, timeout: Duration) -> bool {
+        let now = worker.shared.nanos(Instant::now());
+        let first = self.first_waiter();
+        first.is_some_and(|w| u128::from(now.saturating_sub(w.since)) >= timeout.as_nanos())
+    }
+
+    /// Opens one more connection though nobody waits (`min_pool_size`).
+    pub(crate) fn open_spare(&self, worker: &Rc<Worker>) {
+        let plan = self.plan().clone();
+        if let Ok(slot) = Slot::take(&self.shared, plan.size, plan.max_db_connections, plan.max_user_connections) {
+            connect(worker, self, slot);
+        }
+    }
+
+    /// Has an idle connection of another pool closed, where the limit is that of the database or the user.
+    fn evict(&self, worker: &Rc<Worker>, full: Full) {
+        let mine = self.shared.clone();
+        worker.shared.tell_all(move |worker| {
+            for pool in worker.pools() {
+                let other = &pool.shared;
+                let same = match full {
+                    Full::Database => Arc::ptr_eq(&other.database, &mine.database),
+                    Full::User => Arc::ptr_eq(&other.user, &mine.user),
+                    Full::Pool => false,
+                };
+                if same && !Arc::ptr_eq(other, &mine) && pool.close_oldest_idle("evicted") {
+                    break;
+                }
+            }
+            worker.pool_of(&mine).seek(worker);
+        });
+    }
+}
+
+/// Connects in a task of its own.
+fn connect(worker: &Rc<Worker>, pool: &Pool, slot: Slot) {
+    pool.launching.set(pool.launching.get() + 1);
+    let (worker, shared) = (worker.clone(), pool.shared.clone());
+    let pool = worker.pool_of(&shared);
+    tokio::task::spawn_local(Box::pin(async move {
+        let plan = pool.plan().clone();
+        let made = match tokio::time::timeout(nonzero(plan.server_connect_timeout), login::connect(&worker, &pool, slot)).await {
+            Ok(made) => made,
+            Err(_) => Err(login::Error::TimedOut),
+        };
+        pool.launching.set(pool.launching.get() - 1);
+        match made {
+            Ok(server) => {
+                pool.shared.set_trouble(None);
+                pool.arrive(&worker, server);
+                pool.seek(&worker);
+            }
+            Err(error) => failed(&worker, &pool, &error),
+        }
+    }));
+}
+
+/// Zero means for ever.
+pub(crate) fn nonzero(timeout: Duration) -> Duration {
+    const EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    if timeout.is_zero() { EVER } else { timeout }
+}
+
+/// A connection couldn't be made: those who wait are told, where a server itself refused.
+fn failed(worker: &Rc<Worker>, pool: &Pool, error: &login::Error) {
+    let key = (&pool.shared.database.name, &pool.shared.user.name);
+    tracing::warn!("{}/{}: server login failed: {error}", key.0, key.1);
+    let said: Option<Arc<str>> = match error {
+        login::Error::Refused(text) => Some(text.as_str().into()),
+        _ => None,
+    };
+    pool.shared.set_trouble(Some(Trouble { at: Instant::now(), said: said.clone() }));
+    let Some(said) = said else { return };
+    let connected = pool.shared.servers.load(std::sync::atomic::Ordering::Relaxed);
+    if connected == 0 {
+        let shared = pool.shared.clone();
+        worker.shared.tell_all(move |worker| worker.pool_of(&shared).refuse_all(&said));
+    }
+}
+
+/// Asks a server that was idle for long whether it's alive; if so, it goes to the next client.
+pub(super) fn test(worker: &Rc<Worker>, pool: &Pool, server: Box<Server>) {
+    server.marks.state.set(State::Tested);
+    let query = pool.plan().server_check_query.clone();
+    ask(worker, pool, server, query);
+}
+
+/// Cleans a server after a client's session; then it goes to the next client.
+pub(crate) fn reset(worker: &Rc<Worker>, pool: &Pool, server: Box<Server>) {
+    server.marks.state.set(State::Used);
+    let query = pool.plan().server_reset_query.clone();
+    ask(worker, pool, server, query);
+}
+
+fn ask(worker: &Rc<Worker>, pool: &Pool, mut server: Box<Server>, query: String) {
+    let (worker, pool) = (worker.clone(), worker.pool_of(&pool.shared));
+    tokio::task::spawn_local(Box::pin(async move {
+        let sql = if query == "<empty>" { "" } else { &query };
+        let patience = nonzero(pool.plan().server_connect_timeout);
+        let asked = exchange::query(&mut server, sql.as_bytes(), &worker.shared.tracked);
+        match tokio::time::timeout(patience, asked).await {
+            Ok(Ok(_)) if server.replies.status == b'I' => {
+                if query.to_ascii_uppercase().contains("DISCARD ALL") {
+                    server.replies.statements.clear();
+                }
+                pool.place(&worker, server);
+            }
+            Ok(Ok(_)) => pool.close(server, "reset query failed"),
+            Ok(Err(e)) => pool.close(server, &e.to_string()),
+            Err(_) => pool.close(server, "test query timeout"),
+        }
+        pool.seek(&worker);
+    }));
+}
+
+/// Keeps a server aside until no cancel request is under way to it.
+pub(super) fn after_cancels(worker: &Rc<Worker>, pool: &Pool, server: Box<Server>) {
+    let (worker, pool) = (worker.clone(), worker.pool_of(&pool.shared));
+    tokio::task::spawn_local(Box::pin(async move {
+        while server.marks.cancels.get() > 0 {
+            server.marks.cancelled.notified().await;
+        }
+        pool.give(&worker, server);
+    }));
+}
+
+/// The log line of a server's end.
+pub(super) fn log_close(pool: &SharedPool, facts: &Facts, why: &str, age: u64) {
+    tracing::info!(
+        target: "pooler",
+        "S-{:#x}: {}/{}@{} closing because: {why} (age={age}s)",
+        facts.id, pool.database.name, pool.user.name, facts.address
+    );
+}

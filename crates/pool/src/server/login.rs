@@ -1,0 +1,196 @@
+//! Making a server connection: finding the host, connecting, logging in, the connect query.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::net::{TcpStream, UnixStream};
+
+use super::exchange::{self, error_field, error_text, message, note_parameter};
+use super::{Address, Facts, Marks, Output, Peer, Server, authenticate};
+use crate::config::Host;
+use crate::flow::{Replies, cstr};
+use crate::plan::Plan;
+use crate::pool::Pool;
+use crate::shared::Slot;
+use crate::shared::pool::Welcome;
+use crate::stream::Stream;
+use crate::wire::build::frontend as build;
+use crate::worker::Worker;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The host can't be found or reached.
+    #[error("connect failed: {0}")]
+    Connect(io::Error),
+    /// It took longer than `server_connect_timeout`.
+    #[error("connect timeout")]
+    TimedOut,
+    /// The server refused the login, in its words.
+    #[error("{0}")]
+    Refused(String),
+    /// The conversation broke.
+    #[error("{0}")]
+    Exchange(#[from] exchange::Error),
+    /// The password or the way to use it isn't there.
+    #[error("{0}")]
+    Secret(String),
+}
+
+/// What the server told while the login went on.
+struct Told {
+    pid: u32,
+    key: Box<[u8]>,
+    parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+    vars: crate::vars::Vars,
+}
+
+/// Makes a connection that is ready for clients.
+pub(crate) async fn connect(worker: &Rc<Worker>, pool: &Rc<Pool>, slot: Slot) -> Result<Box<Server>, Error> {
+    let plan = pool.plan().clone();
+    let (mut stream, address) = reach(worker, &plan).await?;
+    let mut input = Vec::new();
+    let told = log_in(worker, pool, &plan, &mut stream, &mut input).await?;
+    let local = match &stream {
+        Stream::Tcp(s) => s.local_addr().ok(),
+        Stream::Unix(_) => None,
+    };
+    let facts = Facts {
+        id: worker.shared.id(),
+        address,
+        pid: told.pid,
+        key: told.key,
+        connected: SystemTime::now(),
+        since: Instant::now(),
+        local,
+        tls: Box::default(),
+    };
+    let welcome = Welcome { parameters: told.parameters, vars: told.vars.clone() };
+    pool.shared.set_welcome(Arc::new(welcome));
+    let mut server = Box::new(Server {
+        stream,
+        input,
+        output: Output::default(),
+        replies: Replies::default(),
+        vars: told.vars,
+        facts: Arc::new(facts),
+        marks: Rc::new(Marks::default()),
+        released: Instant::now(),
+        slot,
+    });
+    if let Some(query) = &plan.connect_query {
+        exchange::query(&mut server, query.as_bytes(), &worker.shared.tracked).await?;
+    }
+    Ok(server)
+}
+
+/// Connects to the first host that answers.
+async fn reach(worker: &Worker, plan: &Plan) -> Result<(Stream, Address), Error> {
+    let mut failure = io::Error::other("no host is configured");
+    let first = if plan.balance_hosts { worker.shared.id() as usize % plan.hosts.len().max(1) } else { 0 };
+    let hosts = plan.hosts.iter().cycle().skip(first).take(plan.hosts.len());
+    for (host, port) in hosts {
+        match reach_host(worker, host, *port).await {
+            Ok((stream, peer)) => {
+                let host: Arc<str> = host.to_string().into();
+                return Ok((stream, Address { host, port: *port, peer, tls: false }));
+            }
+            Err(e) => failure = e,
+        }
+    }
+    Err(Error::Connect(failure))
+}
+
+async fn reach_host(worker: &Worker, host: &Host, port: u16) -> io::Result<(Stream, Peer)> {
+    match host {
+        Host::Unix(directory) => {
+            let path: Arc<str> = format!("{}/.s.PGSQL.{port}", directory.display()).into();
+            let peer = Peer::Unix(path);
+            Ok((open(worker, &peer).await?, peer))
+        }
+        Host::Tcp(name) => {
+            let mut failure = io::Error::other(format!("{name} has no address"));
+            for address in tokio::net::lookup_host((name.as_str(), port)).await? {
+                let peer = Peer::Ip(address);
+                match open(worker, &peer).await {
+                    Ok(stream) => return Ok((stream, peer)),
+                    Err(e) => failure = e,
+                }
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Connects to an address.
+pub(crate) async fn open(worker: &Worker, peer: &Peer) -> io::Result<Stream> {
+    match peer {
+        Peer::Unix(path) => {
+            if let Some(name) = path.strip_prefix('@') {
+                use std::os::linux::net::SocketAddrExt;
+                let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+                let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+                stream.set_nonblocking(true)?;
+                return UnixStream::from_std(stream).map(Stream::Unix);
+            }
+            UnixStream::connect(&**path).await.map(Stream::Unix)
+        }
+        Peer::Ip(address) => {
+            let stream = TcpStream::connect(address).await?.into_std()?;
+            crate::listen::tune(&stream, &worker.config().settings)?;
+            TcpStream::from_std(stream).map(Stream::Tcp)
+        }
+    }
+}
+
+async fn log_in(
+    worker: &Rc<Worker>,
+    pool: &Pool,
+    plan: &Plan,
+    stream: &mut Stream,
+    input: &mut Vec<u8>,
+) -> Result<Told, Error> {
+    let mut parameters: Vec<(&[u8], &[u8])> =
+        vec![(b"user", plan.user.as_bytes()), (b"database", plan.dbname.as_bytes())];
+    parameters.extend(plan.parameters.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+    let mut output = Output::default();
+    let mut packet = Vec::new();
+    build::startup(&mut packet, 0, parameters);
+    output.drain(stream, &packet).await.map_err(exchange::Error::Io)?;
+    let mut told =
+        Told { pid: 0, key: Box::default(), parameters: Vec::new(), vars: worker.shared.tracked.none() };
+    let mut proof = authenticate::Proof::new(worker, pool, plan);
+    loop {
+        let (kind, body) = message(stream, input).await?;
+        match kind {
+            b'R' => {
+                if let Some(answer) = proof.answer(&body)? {
+                    output.drain(stream, &answer).await.map_err(exchange::Error::Io)?;
+                }
+            }
+            b'S' => {
+                note_parameter(&body, &worker.shared.tracked, &mut told.vars);
+                if let Some((name, rest)) = cstr(&body)
+                    && let Some((value, _)) = cstr(rest)
+                {
+                    told.parameters.push((name.into(), value.into()));
+                }
+            }
+            b'K' => {
+                let (pid, key) = body.split_first_chunk::<4>().ok_or(exchange::Error::Broken)?;
+                told.pid = u32::from_be_bytes(*pid);
+                told.key = key.into();
+            }
+            b'E' => {
+                let code = error_field(&body, b'C').unwrap_or_default();
+                tracing::debug!("the server refused a login with {code}");
+                return Err(Error::Refused(error_text(&body)));
+            }
+            b'N' => {}
+            b'Z' => return Ok(told),
+            _ => return Err(exchange::Error::Broken.into()),
+        }
+    }
+}

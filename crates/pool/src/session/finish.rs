@@ -1,0 +1,119 @@
+//! A session from its first byte to its last: login, work, and what becomes of the server and of the client at the end.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::{End, Session, login};
+use crate::client::{Order, State};
+use crate::config::PoolMode;
+use crate::pool::launch;
+use crate::stream::Stream;
+use crate::wire::build::backend::{self as build, Report};
+use crate::worker::Seat;
+
+/// How long a client may take to accept its last message.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A client's whole session.
+pub(crate) async fn run(seat: Seat, stream: Stream) {
+    let presence = seat.presence.clone();
+    poll_fn(|cx| {
+        *presence.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Ready(())
+    })
+    .await;
+    let Some(mut session) = Box::pin(login::run(&seat, stream)).await else { return };
+    let end = session.work().await;
+    Box::pin(session.finish(end)).await;
+}
+
+impl Session {
+    /// For a client that has logged in.
+    pub(super) fn new(
+        seat: &Seat,
+        pool: Rc<crate::pool::Pool>,
+        client: crate::client::Client,
+    ) -> Session {
+        let presence = seat.presence.clone();
+        presence.state.set(State::Active);
+        presence.timeouts.set(Some(pool.plan().timeouts));
+        presence.idle.set(Some(std::time::Instant::now()));
+        pool.stats.logged_in();
+        Session { worker: seat.worker.clone(), pool, presence, client, server: None, waiter: None, setting: false }
+    }
+
+    async fn finish(mut self, end: End) {
+        if let Some(waiter) = self.waiter.take() {
+            self.pool.give_up(&self.worker, &waiter);
+        }
+        self.part();
+        let code = "08P01";
+        let text = match &end {
+            End::Terminated | End::Gone(_) | End::Told(Order::Drop) => None,
+            End::ServerGone => Some((code, "server conn crashed?".to_owned())),
+            End::ClientFault(fault) | End::ServerFault(fault) => Some((code, fault.to_string())),
+            End::Told(Order::Close(text)) => Some((code, text.to_string())),
+            End::Refused(text) => Some((code, text.to_string())),
+            End::Transaction => Some((code, "transaction blocks not allowed in statement pooling mode".to_owned())),
+        };
+        let settings = self.worker.config();
+        if settings.settings.log_disconnections {
+            login::log(&self.presence, &format!("closing because: {} (age={}s)", why(&end), self.presence.since.elapsed().as_secs()));
+        }
+        if let Some((code, text)) = text {
+            let mut bytes = Vec::new();
+            build::error_response(&mut bytes, &Report::fatal(code, &text));
+            let sent = self.client.output.drain(&mut self.client.stream, &bytes);
+            // Whoever doesn't read it has to do without.
+            let _ = tokio::time::timeout(FAREWELL, sent).await;
+        }
+    }
+
+    /// Parts from the server: it goes back where it is clean, and is closed where it isn't.
+    fn part(&mut self) {
+        let Some(server) = self.server.take() else { return };
+        self.presence.server.take();
+        let clean = server.replies.is_free() && server.output.is_empty() && !self.client.requests.is_inside();
+        if !clean {
+            server.marks.client.set(None);
+            return self.pool.close(server, "unclean server");
+        }
+        let resets = self.pool.mode() == PoolMode::Session && !self.pool.plan().server_reset_query.is_empty();
+        if resets {
+            server.marks.client.set(None);
+            launch::reset(&self.worker, &self.pool, server);
+        } else {
+            self.pool.give(&self.worker, server);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiter.take() {
+            self.pool.give_up(&self.worker, &waiter);
+        }
+        if let Some(server) = self.server.take() {
+            self.pool.close(server, "unclean server");
+        }
+        self.pool.shared.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.pool.shared.database.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.pool.shared.user.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// The end in the words of the log.
+fn why(end: &End) -> String {
+    match end {
+        End::Terminated => "client close request".to_owned(),
+        End::Gone(None) => "client unexpected eof".to_owned(),
+        End::Gone(Some(e)) => format!("client unexpected eof: {e}"),
+        End::ServerGone => "server conn crashed?".to_owned(),
+        End::ClientFault(fault) | End::ServerFault(fault) => fault.to_string(),
+        End::Told(Order::Close(text)) | End::Refused(text) => text.to_string(),
+        End::Told(Order::Drop) => "admin forced disconnect".to_owned(),
+        End::Transaction => "transaction blocks not allowed in statement pooling mode".to_owned(),
+    }
+}

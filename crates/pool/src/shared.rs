@@ -1,0 +1,220 @@
+//! What all threads of a pooler share: configuration, mailboxes, the state of databases, users and pools, and the limits
+//! that hold over all threads. Nothing here is locked on the way of a query.
+
+pub(crate) mod limits;
+pub(crate) mod pool;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::Config;
+use crate::plan::Plan;
+use crate::vars::Tracked;
+use crate::worker::Worker;
+pub(crate) use limits::{Database, Slot, User};
+pub(crate) use pool::Pool as SharedPool;
+
+/// Something for another thread to do.
+pub(crate) enum Message {
+    /// Run this there.
+    Call(Box<dyn FnOnce(&Rc<Worker>) + Send>),
+    /// A connection was accepted for that thread.
+    Client(crate::listen::Accepted),
+    /// A free server connection for clients that wait there.
+    Server(Arc<SharedPool>, Box<crate::server::Moved>),
+}
+
+/// Name of a pool: database and user.
+pub(crate) type Key = (Arc<str>, Arc<str>);
+
+/// The part of a pooler that all threads see.
+pub(crate) struct Shared {
+    config: Mutex<Arc<Config>>,
+    /// Parameters that follow clients.
+    pub(crate) tracked: Tracked,
+    /// Start of the process; times in atomics are nanoseconds since then.
+    pub(crate) started: Instant,
+    workers: OnceLock<Vec<mpsc::UnboundedSender<Message>>>,
+    /// Clients on each thread.
+    pub(crate) clients: Box<[AtomicU32]>,
+    /// Numbers clients and servers.
+    pub(crate) next_id: AtomicU64,
+    /// All databases are paused (PAUSE without a name).
+    pub(crate) paused: AtomicBool,
+    /// SUSPEND is in force.
+    pub(crate) suspended: AtomicBool,
+    /// A shutdown has begun: 1 waits for servers, 2 waits for clients.
+    pub(crate) shutdown: AtomicU32,
+    databases: Mutex<HashMap<Arc<str>, Arc<Database>>>,
+    users: Mutex<HashMap<Arc<str>, Arc<User>>>,
+    pools: Mutex<HashMap<Key, Arc<SharedPool>>>,
+}
+
+impl Shared {
+    /// A bit of a pool stands for each thread.
+    pub(crate) const MOST_THREADS: usize = 64;
+
+    /// For this many threads.
+    pub(crate) fn new(config: Config, threads: usize) -> Shared {
+        let tracked = Tracked::new(&config.settings.track_extra_parameters);
+        Shared {
+            config: Mutex::new(Arc::new(config)),
+            tracked,
+            started: Instant::now(),
+            workers: OnceLock::new(),
+            clients: (0..threads).map(|_| AtomicU32::new(0)).collect(),
+            next_id: AtomicU64::new(1),
+            paused: AtomicBool::new(false),
+            suspended: AtomicBool::new(false),
+            shutdown: AtomicU32::new(0),
+            databases: Mutex::default(),
+            users: Mutex::default(),
+            pools: Mutex::default(),
+        }
+    }
+
+    /// Tells where the threads listen. Once, before any runs.
+    pub(crate) fn set_workers(&self, workers: Vec<mpsc::UnboundedSender<Message>>) {
+        assert!(self.workers.set(workers).is_ok(), "threads are started once");
+    }
+
+    /// Number of threads.
+    pub(crate) fn threads(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// The configuration in force.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        lock(&self.config).clone()
+    }
+
+    /// Puts another configuration in force; threads take it over when they're told.
+    pub(crate) fn set_config(&self, config: Arc<Config>) {
+        *lock(&self.config) = config;
+    }
+
+    /// Hands something to a thread. A thread that has ended takes nothing any more.
+    pub(crate) fn send(&self, thread: usize, message: Message) {
+        if let Some(sender) = self.workers.get().and_then(|w| w.get(thread)) {
+            // The process is on its way out when a mailbox is closed.
+            let _ = sender.send(message);
+        }
+    }
+
+    /// Runs something on a thread and waits for what it returns. `None` when the thread has ended.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        thread: usize,
+        act: impl FnOnce(&Rc<Worker>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.send(
+            thread,
+            Message::Call(Box::new(move |worker| {
+                // Whoever asked may have gone.
+                let _ = answer.send(act(worker));
+            })),
+        );
+        answered.await.ok()
+    }
+
+    /// Runs something on every thread; the answers in the threads' order.
+    pub(crate) async fn call_all<T: Send + 'static>(
+        &self,
+        act: impl Fn(&Rc<Worker>) -> T + Clone + Send + 'static,
+    ) -> Vec<T> {
+        let mut answers = Vec::new();
+        for thread in 0..self.threads() {
+            let act = act.clone();
+            answers.extend(self.call(thread, move |worker| act(worker)).await);
+        }
+        answers
+    }
+
+    /// Runs something on every thread, without waiting.
+    pub(crate) fn tell_all(&self, act: impl Fn(&Rc<Worker>) + Clone + Send + 'static) {
+        for thread in 0..self.threads() {
+            let act = act.clone();
+            self.send(thread, Message::Call(Box::new(move |worker| act(worker))));
+        }
+    }
+
+    /// Clients of all threads.
+    pub(crate) fn client_count(&self) -> u32 {
+        self.clients.iter().map(|c| c.load(Ordering::Relaxed)).sum()
+    }
+
+    /// A number that nothing else of this process has.
+    pub(crate) fn id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Nanoseconds since the start.
+    pub(crate) fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The state of a database by the name that clients use.
+    pub(crate) fn database(&self, name: &str) -> Arc<Database> {
+        let mut databases = lock(&self.databases);
+        if let Some(known) = databases.get(name) {
+            return known.clone();
+        }
+        let made = Arc::new(Database::new(name, self.paused.load(Ordering::Relaxed)));
+        databases.insert(made.name.clone(), made.clone());
+        made
+    }
+
+    /// All databases that were ever used or named.
+    pub(crate) fn databases(&self) -> Vec<Arc<Database>> {
+        lock(&self.databases).values().cloned().collect()
+    }
+
+    /// The state of a user.
+    pub(crate) fn user(&self, name: &str) -> Arc<User> {
+        let mut users = lock(&self.users);
+        if let Some(known) = users.get(name) {
+            return known.clone();
+        }
+        let made = Arc::new(User::new(name));
+        users.insert(made.name.clone(), made.clone());
+        made
+    }
+
+    /// All users that were ever seen.
+    pub(crate) fn users(&self) -> Vec<Arc<User>> {
+        lock(&self.users).values().cloned().collect()
+    }
+
+    /// The pool of a database for a user; `plan` says what applies to it if it has to be made.
+    pub(crate) fn pool(
+        &self,
+        database: &Arc<Database>,
+        user: &Arc<User>,
+        plan: impl FnOnce() -> Plan,
+    ) -> Arc<SharedPool> {
+        let key: Key = (database.name.clone(), user.name.clone());
+        let mut pools = lock(&self.pools);
+        if let Some(known) = pools.get(&key) {
+            return known.clone();
+        }
+        let made = Arc::new(SharedPool::new(database.clone(), user.clone(), plan(), self.threads()));
+        pools.insert(key, made.clone());
+        made
+    }
+
+    /// All pools.
+    pub(crate) fn pools(&self) -> Vec<Arc<SharedPool>> {
+        lock(&self.pools).values().cloned().collect()
+    }
+}
+
+/// Nothing that is locked here is left half changed by a panic.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

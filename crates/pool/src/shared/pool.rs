@@ -1,0 +1,150 @@
+//! One pool as all threads see it: how many servers it has, which threads have clients waiting or servers idle, and the
+//! last failure to connect.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::{Database, User, lock};
+use crate::plan::Plan;
+use crate::vars::Vars;
+
+/// A pool of server connections for one user of one database.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    /// The database.
+    pub(crate) database: Arc<Database>,
+    /// The user.
+    pub(crate) user: Arc<User>,
+    /// Server connections on all threads, those being made included.
+    pub(crate) servers: AtomicU32,
+    /// Clients that have logged in, on all threads.
+    pub(crate) clients: AtomicU32,
+    /// A bit for each thread on which clients wait.
+    waiting: AtomicU64,
+    lanes: Box<[Lane]>,
+    plan: Mutex<Arc<Plan>>,
+    welcome: Mutex<Option<Arc<Welcome>>>,
+    trouble: Mutex<Option<Trouble>>,
+}
+
+/// A thread's part, on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Lane {
+    /// When the client that waits longest began to (nanoseconds since the start).
+    oldest: AtomicU64,
+    idle: AtomicU32,
+}
+
+/// What a server tells at login, for clients that log in later.
+#[derive(Debug)]
+pub(crate) struct Welcome {
+    /// All parameters reported, in order.
+    pub(crate) parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// The tracked ones among them.
+    pub(crate) vars: Vars,
+}
+
+/// The last failure to connect or log in to the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Trouble {
+    /// When.
+    pub(crate) at: Instant,
+    /// What the server said, if it did.
+    pub(crate) said: Option<Arc<str>>,
+}
+
+impl Pool {
+    pub(crate) fn new(database: Arc<Database>, user: Arc<User>, plan: Plan, threads: usize) -> Pool {
+        Pool {
+            database,
+            user,
+            servers: AtomicU32::new(0),
+            clients: AtomicU32::new(0),
+            waiting: AtomicU64::new(0),
+            lanes: (0..threads).map(|_| Lane::default()).collect(),
+            plan: Mutex::new(Arc::new(plan)),
+            welcome: Mutex::default(),
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// Settings in force.
+    pub(crate) fn plan(&self) -> Arc<Plan> {
+        lock(&self.plan).clone()
+    }
+
+    /// Puts others in force; threads take them over when they're told.
+    pub(crate) fn set_plan(&self, plan: Plan) {
+        *lock(&self.plan) = Arc::new(plan);
+    }
+
+    /// Tells the others that a thread's longest waiting client waits since then; `None`: none waits.
+    pub(crate) fn set_oldest(&self, thread: usize, since: Option<u64>) {
+        match since {
+            Some(since) => {
+                self.lanes[thread].oldest.store(since, Ordering::SeqCst);
+                if self.waiting.load(Ordering::Relaxed) & 1 << thread == 0 {
+                    self.waiting.fetch_or(1 << thread, Ordering::SeqCst);
+                }
+            }
+            None => {
+                self.waiting.fetch_and(!(1 << thread), Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// The other thread whose client waits longest, and since when.
+    #[inline]
+    pub(crate) fn longest_elsewhere(&self, thread: usize) -> Option<(usize, u64)> {
+        let others = self.waiting.load(Ordering::SeqCst) & !(1 << thread);
+        if others == 0 {
+            return None;
+        }
+        let waiting = (0..self.lanes.len()).filter(|t| others & 1 << t != 0);
+        waiting.map(|t| (t, self.lanes[t].oldest.load(Ordering::Relaxed))).min_by_key(|(_, since)| *since)
+    }
+
+    /// Tells the others how many idle servers a thread has.
+    #[inline]
+    pub(crate) fn set_idle(&self, thread: usize, idle: usize) {
+        self.lanes[thread].idle.store(idle as u32, Ordering::SeqCst);
+    }
+
+    /// Another thread that has an idle server.
+    pub(crate) fn idle_elsewhere(&self, thread: usize) -> Option<usize> {
+        (0..self.lanes.len()).find(|t| *t != thread && self.lanes[*t].idle.load(Ordering::SeqCst) > 0)
+    }
+
+    /// Threads on which clients wait.
+    pub(crate) fn threads_waiting(&self) -> impl Iterator<Item = usize> {
+        let waiting = self.waiting.load(Ordering::SeqCst);
+        (0..self.lanes.len()).filter(move |t| waiting & 1 << t != 0)
+    }
+
+    /// What servers of this pool tell at login.
+    pub(crate) fn welcome(&self) -> Option<Arc<Welcome>> {
+        lock(&self.welcome).clone()
+    }
+
+    /// Remembers what a server told.
+    pub(crate) fn set_welcome(&self, welcome: Arc<Welcome>) {
+        *lock(&self.welcome) = Some(welcome);
+    }
+
+    /// Forgets it: the servers are others now.
+    pub(crate) fn forget_welcome(&self) {
+        *lock(&self.welcome) = None;
+    }
+
+    /// The last failure, unless a connection has been made since.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        lock(&self.trouble).clone()
+    }
+
+    /// Notes a failure or that connections can be made.
+    pub(crate) fn set_trouble(&self, trouble: Option<Trouble>) {
+        *lock(&self.trouble) = trouble;
+    }
+}

@@ -1,0 +1,67 @@
+//! Time-outs and upkeep, a few times a second: no query pays for a timer.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::client::{Order, Presence, State};
+use crate::plan::Timeouts;
+use crate::worker::Worker;
+
+/// Time between two sweeps.
+const PERIOD: Duration = Duration::from_millis(333);
+
+/// Sweeps until the thread ends.
+pub(crate) async fn run(worker: Rc<Worker>) {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for pool in worker.pools() {
+            pool.keep_up(&worker);
+        }
+        clients(&worker);
+    }
+}
+
+fn clients(worker: &Rc<Worker>) {
+    let config = worker.config();
+    let login = config.settings.client_login_timeout;
+    let now = Instant::now();
+    let present: Vec<Rc<Presence>> = worker.clients.borrow().iter().map(|(_, p)| p.clone()).collect();
+    for presence in present {
+        let timeouts = presence.timeouts.get();
+        let over = if presence.state.get() == State::Login {
+            is_over(Some(presence.since), login, now).then_some("client_login_timeout (server down)")
+        } else {
+            timeouts.and_then(|t| overdue(&presence, &t, now))
+        };
+        if let Some(text) = over {
+            presence.tell(Order::Close(Arc::from(text)));
+        }
+    }
+}
+
+/// The time-out that a client has run into.
+fn overdue(presence: &Presence, timeouts: &Timeouts, now: Instant) -> Option<&'static str> {
+    let transaction = presence.transaction.get();
+    if presence.state.get() == State::Waiting {
+        return is_over(presence.waits.get(), timeouts.query_wait, now).then_some("query_wait_timeout");
+    }
+    if presence.query.get().is_some() {
+        if is_over(presence.query.get(), timeouts.query, now) {
+            return Some("query timeout");
+        }
+    } else if transaction.is_some() {
+        if is_over(presence.idle.get(), timeouts.idle_transaction, now) {
+            return Some("idle transaction timeout");
+        }
+    } else if is_over(presence.idle.get(), timeouts.client_idle, now) {
+        return Some("client_idle_timeout");
+    }
+    is_over(transaction, timeouts.transaction, now).then_some("transaction timeout")
+}
+
+fn is_over(since: Option<Instant>, timeout: Duration, now: Instant) -> bool {
+    !timeout.is_zero() && since.is_some_and(|s| now.saturating_duration_since(s) >= timeout)
+}

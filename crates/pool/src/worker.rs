@@ -1,0 +1,152 @@
+//! One thread of the pooler: its runtime, its mailbox, its clients and its part of every pool. A client stays on the thread
+//! that took it in; servers move.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use slab::Slab;
+use tokio::sync::mpsc;
+
+use crate::client::{Order, Presence};
+use crate::config::Config;
+use crate::flow::Registry;
+use crate::pool::Pool;
+use crate::shared::{Key, Message, Shared, SharedPool};
+use crate::{session, sweep};
+
+/// Bytes read at once.
+const READ: usize = 16 * 1024;
+
+/// A thread's world.
+pub(crate) struct Worker {
+    /// Its number.
+    pub(crate) index: usize,
+    /// What all threads share.
+    pub(crate) shared: Arc<Shared>,
+    /// Buffers for whoever runs right now.
+    pub(crate) scratch: RefCell<Scratch>,
+    /// Prepared statements.
+    pub(crate) registry: Rc<Registry>,
+    /// Its clients.
+    pub(crate) clients: RefCell<Slab<Rc<Presence>>>,
+    config: RefCell<Arc<Config>>,
+    pools: RefCell<HashMap<Key, Rc<Pool>>>,
+}
+
+/// Buffers that a task uses between two waits, and never across one.
+pub(crate) struct Scratch {
+    /// What was read.
+    pub(crate) read: Vec<u8>,
+    /// What a server gets, where it isn't what was read.
+    pub(crate) to_server: Vec<u8>,
+    /// What a client gets, where it isn't what was read.
+    pub(crate) to_client: Vec<u8>,
+}
+
+impl Worker {
+    /// A thread's world before its first client.
+    pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Rc<Worker> {
+        let config = shared.config();
+        Rc::new(Worker {
+            index,
+            shared,
+            scratch: RefCell::new(Scratch { read: vec![0; READ], to_server: Vec::new(), to_client: Vec::new() }),
+            registry: Registry::new(index),
+            clients: RefCell::default(),
+            config: RefCell::new(config),
+            pools: RefCell::default(),
+        })
+    }
+
+    /// The configuration that this thread goes by.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config.borrow().clone()
+    }
+
+    /// Takes over the configuration in force.
+    pub(crate) fn reload(&self) {
+        let config = self.shared.config();
+        *self.config.borrow_mut() = config;
+        for pool in self.pools() {
+            pool.reload();
+        }
+    }
+
+    /// This thread's part of a pool.
+    pub(crate) fn pool_of(&self, shared: &Arc<SharedPool>) -> Rc<Pool> {
+        let key: Key = (shared.database.name.clone(), shared.user.name.clone());
+        if let Some(pool) = self.pools.borrow().get(&key) {
+            return pool.clone();
+        }
+        let pool = Rc::new(Pool::new(shared.clone(), self.index));
+        self.pools.borrow_mut().insert(key, pool.clone());
+        pool
+    }
+
+    /// All pools that this thread has a part of.
+    pub(crate) fn pools(&self) -> Vec<Rc<Pool>> {
+        self.pools.borrow().values().cloned().collect()
+    }
+
+    /// Does what a message asks.
+    pub(crate) fn receive(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Call(act) => act(self),
+            Message::Client(accepted) => self.admit(accepted),
+            Message::Server(pool, moved) => match moved.attach() {
+                Ok(server) => self.pool_of(&pool).arrive(self, server),
+                Err(e) => tracing::warn!("take a server connection from another thread: {e}"),
+            },
+        }
+    }
+
+    /// Begins a client's session.
+    pub(crate) fn admit(self: &Rc<Self>, accepted: crate::listen::Accepted) {
+        let stream = match accepted.stream.attach() {
+            Ok(stream) => stream,
+            Err(e) => return tracing::warn!("register a client's connection: {e}"),
+        };
+        let presence = Rc::new(Presence::new(self.shared.id(), accepted.origin));
+        let slot = self.clients.borrow_mut().insert(presence.clone());
+        self.shared.clients[self.index].fetch_add(1, Ordering::Relaxed);
+        let seat = Seat { worker: self.clone(), slot, presence };
+        tokio::task::spawn_local(session::run(seat, stream));
+    }
+
+    /// Gives an order to every client that `which` picks.
+    pub(crate) fn tell_clients(&self, order: &Order, which: impl Fn(&Presence) -> bool) {
+        let clients: Vec<Rc<Presence>> = self.clients.borrow().iter().map(|(_, p)| p.clone()).collect();
+        for client in clients.into_iter().filter(|p| which(p)) {
+            client.tell(order.clone());
+        }
+    }
+}
+
+/// A client's place on a thread; left when dropped.
+pub(crate) struct Seat {
+    /// The thread.
+    pub(crate) worker: Rc<Worker>,
+    /// Number of the place on this thread.
+    pub(crate) slot: usize,
+    /// What others see of the client.
+    pub(crate) presence: Rc<Presence>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.worker.clients.borrow_mut().try_remove(self.slot);
+        self.worker.shared.clients[self.worker.index].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs a thread until its mailbox closes.
+pub(crate) async fn run(worker: Rc<Worker>, mut mailbox: mpsc::UnboundedReceiver<Message>) {
+    let sweep = tokio::task::spawn_local(sweep::run(worker.clone()));
+    while let Some(message) = mailbox.recv().await {
+        worker.receive(message);
+    }
+    sweep.abort();
+}
