@@ -332,6 +332,26 @@ impl Raw {
         Ok(firsts(&messages))
     }
 
+    /// The first value of a simple query's answer.
+    pub async fn value(&mut self, sql: &str) -> Result<String> {
+        self.firsts(sql).await?.into_iter().next().with_context(|| format!("{sql:?} has no rows"))
+    }
+
+    /// The error that a simple query gets; the session goes on.
+    pub async fn refused(&mut self, sql: &str) -> Result<String> {
+        error(&self.query(sql).await?).with_context(|| format!("{sql:?} has no error"))
+    }
+
+    /// The process number of its server.
+    pub async fn backend(&mut self) -> Result<String> {
+        self.value("SELECT pg_backend_pid()").await
+    }
+
+    /// The error that closes the connection.
+    pub async fn last_words(&mut self) -> Result<String> {
+        error(&self.until_closed().await?).context("closed without an error")
+    }
+
     /// Starts a session and logs in. An error holds the server's text.
     pub async fn log_in(&mut self, pairs: &[(&str, &str)], password: &str) -> Result<()> {
         self.send(&startup(V3_0, &parameters(pairs))).await?;

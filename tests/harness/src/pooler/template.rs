@@ -48,7 +48,7 @@ pub(super) fn build_directory() -> Result<PathBuf> {
 
 fn make(programs: &Path, template: &Path) -> Result<()> {
     // PostgreSQL's user may not be able to look into the build directory.
-    let place = tempfile::Builder::new().prefix("pgherd-test-").tempdir_in("/tmp").context("make a directory")?;
+    let place = tempfile::Builder::new().prefix("pgherd-pooler-").tempdir_in("/tmp").context("make a directory")?;
     let data = place.path().join("data");
     node::make_owned_directory(&data, 0o700)?;
     open_up(place.path())?;

@@ -81,7 +81,7 @@ impl World {
             return Ok(None);
         }
         let files = tempfile::Builder::new()
-            .prefix("pgherd-test-")
+            .prefix("pgherd-pooler-")
             .permissions(fs::Permissions::from_mode(0o755))
             .tempdir_in("/tmp")
             .context("make a directory for the test")?;
@@ -272,10 +272,17 @@ impl World {
         if let Some(files) = self.files.take() {
             let _ = files.keep();
         }
-        let tails: Vec<String> =
-            ["pooler/pooler.log", "output.log"].iter().map(|f| logs::tail(&self.root.join(f), 25)).collect();
+        let log = self.log();
+        // The test's own questions to the console are many.
+        let lines: Vec<&str> = log.lines().filter(|l| !l.contains(" pgbouncer/postgres@")).collect();
+        let told = lines[lines.len().saturating_sub(30)..].join("\n");
+        // In the foreground it may print its log as well.
+        let output = self.output();
+        let printed: Vec<&str> = output.lines().filter(|l| !log.contains(l)).collect();
+        let printed = printed[printed.len().saturating_sub(15)..].join("\n");
         let postgres = logs::tail(&self.postgres.log(), 15);
-        anyhow!("{error:#}\n{}{postgres}the test's files stay in {}", tails.concat(), self.root.display())
+        let root = self.root.display();
+        anyhow!("{error:#}\n--- log\n{told}\n--- output\n{printed}\n{postgres}the test's files stay in {root}")
     }
 
     /// Waits on a condition for some seconds.
