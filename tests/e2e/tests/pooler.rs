@@ -2,11 +2,14 @@
 //! chosen by `$PGHERD_TEST_POOLER`), so each is a statement of what pgbouncer's users rely on; where pgherd is meant to
 //! differ, the test says so.
 
+mod auth;
 mod cancel;
+mod copy;
 mod limits;
 mod modes;
 mod parameters;
 mod pipeline;
+mod replication;
 mod statements;
 
 use std::time::Duration;

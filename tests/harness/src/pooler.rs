@@ -22,3 +22,8 @@ pub const PROGRAM: &str = "PGHERD_TEST_POOLER";
 pub fn password(user: &str) -> String {
     format!("{user}-secret")
 }
+
+/// A user's secret as PostgreSQL would keep it with `password_encryption = md5`.
+pub fn md5_secret(user: &str) -> String {
+    postgres_protocol::password::md5(password(user).as_bytes(), user)
+}
