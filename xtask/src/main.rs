@@ -66,7 +66,7 @@ enum Task {
     },
     /// Hurt a real cluster at random and prove that nothing was lost; needs root
     Chaos(chaos::Args),
-    /// Measure write outages and the cost of an agent
+    /// Measure failovers, or the pooler beside others
     Bench(bench::Args),
     /// Check what rustc and clippy can't: dependencies between crates, opening lines, file lengths
     Tidy,

@@ -20,7 +20,7 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// What something needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// PostgreSQL's server and psql.
+    /// PostgreSQL's server, psql and pgbench.
     Postgres,
     /// etcd and etcdctl.
     Etcd,
@@ -28,6 +28,10 @@ pub(crate) enum Need {
     Haproxy,
     /// ip.
     Iproute,
+    /// pgbouncer.
+    Pgbouncer,
+    /// strace.
+    Strace,
 }
 
 impl Need {
@@ -37,6 +41,8 @@ impl Need {
             Need::Etcd => &["etcd-server", "etcd-client"],
             Need::Haproxy => &["haproxy"],
             Need::Iproute => &["iproute2"],
+            Need::Pgbouncer => &["pgbouncer"],
+            Need::Strace => &["strace"],
         }
     }
 
@@ -46,6 +52,8 @@ impl Need {
             Need::Etcd => programs::on_path("etcd").is_some() && programs::on_path("etcdctl").is_some(),
             Need::Haproxy => programs::on_path("haproxy").is_some(),
             Need::Iproute => programs::on_path("ip").is_some(),
+            Need::Pgbouncer => programs::on_path("pgbouncer").is_some(),
+            Need::Strace => programs::on_path("strace").is_some(),
         }
     }
 
@@ -54,7 +62,8 @@ impl Need {
         match self {
             Need::Etcd => Some("etcd.service"),
             Need::Haproxy => Some("haproxy.service"),
-            Need::Postgres | Need::Iproute => None,
+            Need::Pgbouncer => Some("pgbouncer.service"),
+            Need::Postgres | Need::Iproute | Need::Strace => None,
         }
     }
 }

@@ -26,6 +26,13 @@ fn present(root: &Path) -> impl Iterator<Item = &'static (&'static str, &'static
 /// Builds them and returns the directory that cargo put them into.
 pub(crate) fn compile(debug: bool) -> Result<PathBuf> {
     let root = checkout::root()?;
+    let packages: Vec<&str> = present(&root).map(|(package, _)| *package).collect();
+    compile_only(&packages, debug)
+}
+
+/// The same for some packages.
+pub(crate) fn compile_only(packages: &[&str], debug: bool) -> Result<PathBuf> {
+    let root = checkout::root()?;
     let mut cargo = Command::new(cargo());
     cargo.current_dir(&root).arg("build");
     for variable in own_variables() {
@@ -34,7 +41,7 @@ pub(crate) fn compile(debug: bool) -> Result<PathBuf> {
     if !debug {
         cargo.arg("--release");
     }
-    for (package, _) in present(&root) {
+    for package in packages {
         cargo.args(["-p", package]);
     }
     checkout::run(&mut cargo)?;
