@@ -46,6 +46,8 @@ pub(crate) struct Engine {
     pinged_at: Tick,
     ttl_changed_at: Tick,
     logged: (&'static str, bool, Tick),
+    /// The trouble that was logged last, and when.
+    troubled: Option<(String, Tick)>,
 }
 
 impl Engine {
@@ -72,6 +74,7 @@ impl Engine {
             pinged_at: Tick::default(),
             ttl_changed_at: Tick::default(),
             logged: ("", false, Tick::default()),
+            troubled: None,
         }
     }
 
@@ -100,7 +103,7 @@ impl Engine {
     /// One decision. True when the agent is to end.
     fn step(&mut self) -> bool {
         let at = now();
-        self.state.trouble = self.node.instance.trouble();
+        self.note_trouble(at);
         let view = self.state.view(&self.node.me());
         let decision = decide(&view, &self.memory, at);
         self.memory = decision.memory;
@@ -133,6 +136,23 @@ impl Engine {
         }
         self.logged = (reason.label(), reason.is_alarming(), at);
         if reason.is_alarming() { warn!("{reason}") } else { info!("{reason}") }
+    }
+
+    /// What PostgreSQL or its storage suffers from is logged when it begins, when it changes and when it is over.
+    fn note_trouble(&mut self, at: Tick) {
+        let trouble = self.node.instance.trouble();
+        match (&trouble, &self.troubled) {
+            (Some(what), told) if told.as_ref().is_none_or(|(t, when)| t != what || at.since(*when) >= REPEAT_LOG) => {
+                warn!("{what}");
+                self.troubled = Some((what.clone(), at));
+            }
+            (None, Some((what, _))) => {
+                info!("over: {what}");
+                self.troubled = None;
+            }
+            _ => {}
+        }
+        self.state.trouble = trouble;
     }
 
     /// Has an action done, unless its lane is busy: then the decision is made again when it is free.

@@ -148,8 +148,9 @@ async fn start_replica(context: &Context, name: Option<&str>) -> Outcome {
 
 async fn stop(context: &Context, wait_for: Option<Vec<String>>) -> Outcome {
     let order = Stop { mode: Mode::Fast, wait_for, others_after: OTHERS_AFTER, give_up_after: None };
+    let ran = context.node.instance.pid().is_some();
     let stopped = context.node.instance.stop(order).await.map_err(text)?;
-    if !stopped.clean {
+    if ran && !stopped.clean {
         warn!("PostgreSQL was not shut down cleanly");
     }
     Ok(())
@@ -184,6 +185,15 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
     }
     peers::is_primary(context, &from.name).await?;
     stop(context, Some(Vec::new())).await?;
+    if let Divergence::Diverged { timeline, upstream_timeline, switchpoint: Some(end), .. } = divergence
+        && timeline < upstream_timeline
+        && instance.forget_unreplayed(timeline, end).await.map_err(text)?
+    {
+        info!(
+            "nothing past {end}, where timeline {timeline} ended, was replayed here: what was received of it is removed"
+        );
+        return Ok(());
+    }
     if !settings.use_pg_rewind {
         return wipe_or_refuse(context, &from, settings.remove_data_directory_on_diverged_timelines, NO_REWIND).await;
     }

@@ -225,7 +225,11 @@ pub(crate) fn log_tail(path: &Path, offset: u64) -> String {
 /// The lines of a program's output that say why it failed; the last lines when none does.
 pub(crate) fn summary(text: &str) -> String {
     const TELLING: [&str; 7] = ["FATAL:", "PANIC:", "ERROR:", "HINT:", "DETAIL:", "error:", "fatal:"];
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    // What clients are told while the server comes up says nothing of why it didn't.
+    const TO_CLIENTS: [&str; 2] =
+        ["FATAL:  the database system is", "Consistent recovery state has not been yet reached"];
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !TO_CLIENTS.iter().any(|t| l.contains(t)));
+    let lines: Vec<&str> = lines.collect();
     let telling: Vec<&str> = lines.iter().copied().filter(|l| TELLING.iter().any(|t| l.contains(t))).collect();
     let chosen = if telling.is_empty() { lines } else { telling };
     chosen[chosen.len().saturating_sub(6)..].join("; ")
@@ -299,5 +303,7 @@ mod tests {
         let text = "LOG: starting\n2026 FATAL: could not create lock file\nHINT: do this\nLOG: down\n";
         assert_eq!(summary(text), "2026 FATAL: could not create lock file; HINT: do this");
         assert_eq!(summary("a\nb\n"), "a; b");
+        let refused = "[8] FATAL:  the database system is starting up\n".repeat(9);
+        assert_eq!(summary(&format!("[7] FATAL:  no space\n{refused}")), "[7] FATAL:  no space");
     }
 }

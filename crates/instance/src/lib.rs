@@ -27,6 +27,7 @@ mod slot;
 mod start;
 mod stop;
 mod storage;
+mod surplus;
 mod units;
 mod upstream;
 mod work;

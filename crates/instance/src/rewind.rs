@@ -169,6 +169,9 @@ impl Instance {
         if done.success {
             return Ok(());
         }
+        if done.stderr.contains("No space left on device") {
+            return Err(Error::DiskFull(self.0.data_dir().to_owned()).into());
+        }
         let message = format!("crash recovery before it: {}", summary(&done.stderr));
         Err(RewindError::Failed { message, touched: false })
     }

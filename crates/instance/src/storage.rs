@@ -17,6 +17,9 @@ use crate::programs::User;
 /// A write that takes longer than this counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Less than this is trouble: PostgreSQL ends when it can't make its next WAL file, of 16 MB by default.
+const LOW: u64 = 32 << 20;
+
 #[derive(Debug, Default, Clone)]
 struct State {
     /// When the write under way began.
@@ -74,7 +77,7 @@ fn check(asked: &Receiver<()>, state: &Mutex<State>, dir: &Path, user: Option<Us
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         state.began = None;
         state.ended = Some(now());
-        state.failure = outcome.err().map(|e| explain(&e, dir));
+        state.failure = outcome.err().map(|e| explain(&e, dir)).or_else(|| shortage(available(dir)?, dir));
     }
 }
 
@@ -93,12 +96,31 @@ fn write_once(dir: &Path, user: Option<&User>) -> std::io::Result<()> {
     file.sync_data()
 }
 
+/// Bytes that an ordinary user can still fill; `None` when that can't be told.
+fn available(dir: &Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(dir).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// The write above takes no new space, so it doesn't notice that there is none.
+fn shortage(available: u64, dir: &Path) -> Option<String> {
+    match available >> 20 {
+        0 => Some(full(dir)),
+        _ if available >= LOW => None,
+        megabytes => Some(format!("only {megabytes} MB left on the storage of {}: free some", dir.display())),
+    }
+}
+
+fn full(dir: &Path) -> String {
+    format!("no space left on the storage of {}: free some", dir.display())
+}
+
 fn explain(e: &std::io::Error, dir: &Path) -> String {
+    if matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+        return full(dir);
+    }
     let dir = dir.display();
     match e.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            format!("no space left on the storage of {dir}: free some")
-        }
         std::io::ErrorKind::ReadOnlyFilesystem => format!("the storage of {dir} has become read-only: check the disk"),
         _ => format!("the storage of {dir} refuses a small write: {e}"),
     }
@@ -141,5 +163,15 @@ mod tests {
         drop(reader);
         assert!(storage.failure().is_some(), "a FIFO can't be positioned");
         assert!(explain(&std::io::Error::from_raw_os_error(28), dir.path()).contains("no space left"));
+    }
+
+    #[test]
+    fn storage_is_told_of_before_postgresql_needs_a_wal_file_that_it_can_not_hold() {
+        let told = |bytes| shortage(bytes, Path::new("/d"));
+        assert_eq!(told(LOW), None);
+        assert_eq!(told(5 << 20).unwrap(), "only 5 MB left on the storage of /d: free some");
+        assert_eq!(told(100).unwrap(), "no space left on the storage of /d: free some");
+        assert!(available(Path::new("/")).unwrap() > 0);
+        assert_eq!(available(Path::new("/nowhere")), None);
     }
 }

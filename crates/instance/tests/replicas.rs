@@ -94,6 +94,37 @@ async fn a_diverged_primary_is_rewound() {
 }
 
 #[tokio::test]
+async fn a_replica_that_has_received_half_a_record_too_much_can_follow_again() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let pg2 = place.replica("pg2", &pg1).await;
+    let pg3 = place.replica("pg3", &pg1).await;
+    pg1.ask("CREATE TABLE t (v text)").await;
+    let written = pg1.wait("up", |_| true).await.written;
+    pg2.wait("caught up", |a| a.replayed >= written).await;
+    pg3.wait("caught up", |a| a.replayed >= written).await;
+    pg3.instance.stop(Stop::default()).await.unwrap();
+    pg2.instance.follow(None).await.unwrap();
+    pg1.ask("SELECT pg_logical_emit_message(false, '', repeat('x', 20000000))").await;
+    pg2.instance.promote().await.unwrap();
+    // What pg3 would have, had pg1 died while it sent the record: the first of its segments.
+    let segment = pg1.ask(&format!("SELECT pg_walfile_name('{written}')")).await;
+    std::fs::copy(pg1.data.join("pg_wal").join(&segment), pg3.data.join("pg_wal").join(&segment)).unwrap();
+
+    let end = match pg1.instance.divergence(&pg2.upstream()).await.unwrap() {
+        Divergence::Diverged { switchpoint: Some(end), .. } => end,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(pg3.instance.rewind(&pg2.upstream(), &[]).await, Ok(r) if !r.changed), "nothing for pg_rewind");
+    assert!(!pg3.instance.forget_unreplayed(1, Lsn(end.0 - 16384)).await.unwrap(), "that was replayed");
+    assert!(pg3.instance.forget_unreplayed(1, end).await.unwrap());
+    pg2.instance.sync_slots(&["pg3".to_owned()], true, &[]).await.unwrap();
+    pg3.start(Start::Replica { upstream: Some(pg2.upstream()) }).await;
+    let written = pg2.wait("up", |_| true).await.written;
+    pg3.wait("follows", |a| a.replayed >= written && a.timeline == 2).await;
+}
+
+#[tokio::test]
 async fn a_replica_that_streams_while_it_is_compared_has_not_diverged() {
     let place = Place::new();
     let pg1 = place.primary("pg1").await;

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::{SOON, accepted, no_overlap, start_writers};
-use harness::{Cluster, Node, Options, Store, history};
+use harness::disk::Disk;
+use harness::{Cluster, Node, Options, Store, history, writers};
 use rustix::process::Signal;
+use serde_json::json;
 
 /// What an agent says of a PostgreSQL that ended other than by a shutdown, and of queries that its end cut off.
 const CRASH: [&str; 3] = [
@@ -213,6 +215,62 @@ async fn a_diverged_member_is_rewound() -> Result<()> {
         .await?;
     ensure!(old.log_text().contains("pg_rewind"), "the old leader came back without pg_rewind");
     cluster.finish(&crash_and(&["guard", "fenc", "diverged", "rewind", "primary"])).await
+}
+
+#[tokio::test]
+async fn a_full_disk_moves_the_leadership_and_loses_nothing() -> Result<()> {
+    let dynamic = json!({"ttl": 5, "loop_wait": 1, "retry_timeout": 2, "synchronous_mode": true});
+    let cluster = Cluster::prepare(Options { dynamic, ..Options::quick(Store::Embedded) }).await?;
+    let old = cluster.node("pg1");
+    let Some(disk) = Disk::mount(&old.data_dir(), 500)? else {
+        println!("skipped: mounts are not permitted here");
+        return Ok(());
+    };
+    old.start()?;
+    cluster.leader(SOON).await?;
+    cluster.start_agents_but(old)?;
+    cluster.wait_healthy(SOON).await?;
+    cluster
+        .wait("a standby is synchronous", SOON, || async {
+            let view = cluster.view().await?;
+            Ok(harness::cluster::members(&view).iter().any(|m| m["role"] == "sync_standby").then_some(()))
+        })
+        .await?;
+    let writers = start_writers(&cluster).await?;
+    disk.fill()?;
+    let full = format!("no space left on the storage of {}: free some", old.data_dir().display());
+    cluster
+        .wait("the full disk is told of", SOON, || async { Ok(old.log_text().contains(&full).then_some(())) })
+        .await?;
+    // Until PostgreSQL needs a new WAL file, which is its end.
+    cluster
+        .wait("another node leads", SOON, || async {
+            let _ = cluster.sql(old, "SELECT pg_logical_emit_message(false, '', repeat('x', 1000000))").await;
+            Ok(cluster.find_leader().await?.filter(|l| l.name != old.name))
+        })
+        .await?;
+    ensure!(accepted(&cluster, &writers).await?.name != old.name);
+    ensure!(old.log_text().contains(&format!("StartPrimary failed: {full}")), "the failed start isn't told of");
+
+    disk.free()?;
+    cluster.wait_healthy(SOON).await?;
+    accepted(&cluster, &writers).await?;
+    let writes = writers.stop()?;
+    no_overlap(&writes)?;
+    for node in &cluster.nodes {
+        cluster
+            .wait("every acknowledged row is there", SOON, || async {
+                let rows = writers::rows(node.address).await?;
+                let lost = history::lost(&writes, &rows);
+                if lost.is_empty() {
+                    Ok(Some(()))
+                } else {
+                    bail!("{} of {} are not on {}", lost.len(), writes.len(), node.name)
+                }
+            })
+            .await?;
+    }
+    cluster.finish(&crash_and(&["no space left", "handing over", "term has ended", "diverged", "guard"])).await
 }
 
 async fn writers_table(cluster: &Cluster, leader: &Node) -> Result<()> {

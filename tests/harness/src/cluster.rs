@@ -171,6 +171,11 @@ impl Cluster {
         self.nodes.iter().try_for_each(|n| n.start().map(drop))
     }
 
+    /// Starts every agent but that of `node`.
+    pub fn start_agents_but(&self, node: &Node) -> Result<()> {
+        self.nodes.iter().filter(|n| n.name != node.name).try_for_each(|n| n.start().map(drop))
+    }
+
     /// The network it lives in, if not the machine's loopback.
     pub fn net(&self) -> Option<&Net> {
         self.net.as_ref()

@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod cluster;
+pub mod disk;
 pub mod etcd;
 pub mod history;
 pub mod logs;
