@@ -11,7 +11,7 @@ pub mod table;
 pub mod welcome;
 
 pub use command::{Command, Rights, Show, Shutdown};
-pub use error::Error;
+pub use error::{AdminVerb, Error};
 pub use session::{Answer, Session, Step};
 pub use table::Table;
 

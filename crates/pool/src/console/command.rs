@@ -27,6 +27,21 @@ pub enum Rights {
     Admin,
 }
 
+/// What a user gets who may not use the console: the text of a FATAL with SQLSTATE 08P01, after a successful login.
+pub const NOT_ALLOWED: &str = "not allowed";
+
+impl Rights {
+    /// The rights of a user who logged in, by the settings admin_users and stats_users; `None` for no access.
+    #[must_use]
+    pub fn of(user: &str, admin_users: &[String], stats_users: &[String]) -> Option<Self> {
+        let listed = |users: &[String]| users.iter().any(|name| name == user);
+        if listed(admin_users) {
+            return Some(Self::Admin);
+        }
+        listed(stats_users).then_some(Self::Stats)
+    }
+}
+
 /// A command that the pooler has to perform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {

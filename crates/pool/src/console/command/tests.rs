@@ -83,6 +83,16 @@ fn a_client_is_the_number_at_the_beginning() {
 }
 
 #[test]
+fn an_admin_who_is_also_a_stats_user_is_an_admin() {
+    let (admins, stats) = (["postgres".to_owned()], ["stats".to_owned(), "postgres".to_owned()]);
+    let of = |user| Rights::of(user, &admins, &stats);
+    assert_eq!(of("postgres"), Some(Rights::Admin));
+    assert_eq!(of("stats"), Some(Rights::Stats));
+    assert_eq!(of("Stats"), None);
+    assert_eq!(of(""), None);
+}
+
+#[test]
 fn suspend_is_known() {
     assert_eq!(commanded("suspend"), Command::Suspend);
     assert_eq!(commanded("suspend").tag(), "SUSPEND");
