@@ -44,9 +44,12 @@ pub enum Fault {
     /// A message of a kind that doesn't exist or doesn't belong here.
     #[error("unknown pkt")]
     UnknownKind(u8),
-    /// A message whose body isn't what its kind demands.
-    #[error("broken packet")]
+    /// A message, of this kind, whose body isn't what its kind demands.
+    #[error("failed to parse packet")]
     BadBody(u8),
+    /// A Parse message whose name can be read and whose rest can't.
+    #[error("broken Parse packet")]
+    BrokenParse,
 }
 
 impl Fault {

@@ -8,8 +8,8 @@ use super::MAX_LENGTH;
 /// Appends a message whose body `body` appends.
 ///
 /// # Panics
-/// When the body is longer than a message may be. Whatever is built here is of the pooler's own making or was read from a message
-/// that was shorter.
+/// When the body is longer than a message may be. What is built here is of the pooler's own making, or was read from a
+/// message that wasn't shorter.
 fn message(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
     out.push(kind);
     counted(out, body);

@@ -18,21 +18,23 @@ pub struct Parse<'a> {
 }
 
 impl<'a> Parse<'a> {
-    /// Reads a complete body.
+    /// Reads a complete body. What may follow the types is left for the server to refuse.
     ///
     /// # Errors
     /// It isn't one.
     pub fn read(body: &'a [u8]) -> Result<Self, Fault> {
-        Self::try_read(body).ok_or(Fault::BadBody(client::PARSE))
+        let mut reader = Reader(body);
+        let statement = reader.string().ok_or(Fault::BadBody(client::PARSE))?;
+        let content = reader.0;
+        let query = Self::query(&mut reader).ok_or(Fault::BrokenParse)?;
+        Ok(Self { statement, query, content })
     }
 
-    fn try_read(body: &'a [u8]) -> Option<Self> {
-        let mut reader = Reader(body);
-        let statement = reader.string()?;
-        let content = reader.0;
+    /// The query, if it and as many types as there should be can be read.
+    fn query(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
         let query = reader.string()?;
         let types = usize::from(reader.u16()?);
-        (reader.0.len() == 4 * types).then_some(Self { statement, query, content })
+        reader.bytes(4 * types).map(|_| query)
     }
 
     /// The parameters' types as they stand in the message: their number (16 bits) and their oids.

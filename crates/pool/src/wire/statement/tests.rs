@@ -72,15 +72,19 @@ proptest! {
             prop_assert!(bind.rest() <= body.len());
         }
         if let Ok(parse) = Parse::read(&body) {
-            prop_assert_eq!(parse.types().len() % 4, 2);
+            let types = parse.types();
+            prop_assert!(types.len() >= 2 + 4 * usize::from(u16::from_be_bytes([types[0], types[1]])));
         }
     }
 }
 
 #[test]
 fn broken_bodies_are_faults_of_their_kind() {
-    for body in [b"".as_slice(), b"s\0q", b"s\0q\0", b"s\0q\0\0", b"s\0q\0\0\x01abc", b"s\0q\0\0\0x"] {
+    for body in [b"".as_slice(), b"s"] {
         assert_eq!(Parse::read(body), Err(Fault::BadBody(b'P')), "{body:?}");
+    }
+    for body in [b"s\0".as_slice(), b"s\0q", b"s\0q\0", b"s\0q\0\0", b"s\0q\0\0\x01abc"] {
+        assert_eq!(Parse::read(body), Err(Fault::BrokenParse), "{body:?}");
     }
     for body in [b"".as_slice(), b"S", b"Sx", b"Sx\0y", b"Xx\0"] {
         assert_eq!(Target::read_describe(body), Err(Fault::BadBody(b'D')), "{body:?}");
@@ -100,4 +104,12 @@ fn a_name_that_makes_the_message_too_long_is_refused_and_so_is_a_body_shorter_th
     assert_eq!(bind.write_head(b"longer", 2, &mut out), Err(Fault::BadBody(b'B')));
     assert!(out.is_empty());
     assert_eq!(bind.write_head(b"t", MAX_LENGTH - 4, &mut out), Ok(()));
+}
+
+#[test]
+fn what_follows_the_types_is_passed_on() {
+    let parse = Parse::read(b"s\0q\0\0\0more").expect("a Parse");
+    let mut out = Vec::new();
+    parse.write(b"t", &mut out).expect("room");
+    assert_eq!(split(&out).1, b"t\0q\0\0\0more");
 }
