@@ -1,1 +1,65 @@
 //! How clients prove who they are, and how the pooler proves it to servers: pure state machines, no I/O.
+
+pub mod admission;
+pub mod login;
+pub mod scram;
+pub mod secret;
+
+pub use secret::Secret;
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// The only SASL mechanism that is spoken here.
+pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// Why a client isn't let in. The text is what pgbouncer tells the client, with SQLSTATE 08P01.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The password is wrong, or there is no such user, or none that could log in this way: the client can't tell.
+    #[error("password authentication failed")]
+    Password,
+    /// The client sent an empty password.
+    #[error("empty password returned by client")]
+    EmptyPassword,
+    /// The client chose a mechanism that wasn't offered.
+    #[error("client selected an invalid SASL authentication mechanism")]
+    Mechanism,
+    /// The SCRAM exchange failed; why is for the log alone.
+    #[error("SASL authentication failed")]
+    Scram(scram::Fault),
+    /// The message isn't an answer to what was asked.
+    #[error(transparent)]
+    Message(#[from] crate::wire::Fault),
+}
+
+impl Refusal {
+    /// What pgbouncer writes to the log, as an error, besides the text for the client.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::Scram(fault) => Some(fault.to_string()),
+            _ => None,
+        }
+    }
+}
+
+impl From<scram::Fault> for Refusal {
+    fn from(fault: scram::Fault) -> Self {
+        Self::Scram(fault)
+    }
+}
+
+/// The system gave no random bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no random bytes to be had")]
+pub struct NoRandomness;
+
+/// Random bytes that nobody can foretell: for salts, nonces and cancel keys.
+///
+/// # Errors
+/// The system has none to give.
+pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(bytes)
+}
