@@ -5,12 +5,15 @@
 mod auth;
 mod cancel;
 mod copy;
+mod hba;
 mod limits;
+mod lookup;
 mod modes;
 mod parameters;
 mod pipeline;
 mod replication;
 mod statements;
+mod tls;
 
 use std::time::Duration;
 

@@ -154,6 +154,12 @@ impl World {
         self.write_files()
     }
 
+    /// Copies a file of the test's directory to one that the pooler can read.
+    pub fn own_copy(&self, from: &str, to: &str) -> Result<()> {
+        let text = fs::read_to_string(self.root.join(from)).with_context(|| format!("read {from}"))?;
+        owned_file(&self.root.join(to), &text, 0o600)
+    }
+
     /// Makes other certificates, with the same names.
     pub fn renew_certificates(&self, authority: &str) -> Result<()> {
         tls::renew(&self.root.join("tls"), authority)
