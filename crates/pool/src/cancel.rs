@@ -65,7 +65,10 @@ fn find(worker: &Worker, slot: usize, key: &[u8]) -> Option<(Arc<Facts>, Rc<Mark
 async fn ask(worker: &Worker, facts: &Facts, marks: &Marks) {
     let timeout = crate::pool::launch::nonzero(worker.config().settings.cancel_wait_timeout);
     let asked = async {
-        let mut stream = login::open(worker, &facts.address.peer).await?;
+        let stream = login::open(worker, &facts.address.peer).await?;
+        let encrypts = facts.address.tls;
+        let host = &facts.address.host;
+        let mut stream = if encrypts { login::encrypt(worker, stream, host).await.map_err(std::io::Error::other)? } else { stream };
         let mut packet = Vec::new();
         build::cancel_request(&mut packet, facts.pid, &facts.key);
         crate::server::Output::default().drain(&mut stream, &packet).await?;

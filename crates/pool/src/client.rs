@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Instant, SystemTime};
 
+use crate::console::rows::Replication;
 use crate::flow::{ClientStatements, Requests};
 use crate::server::{Facts, Output};
 use crate::stream::Stream;
@@ -75,7 +76,7 @@ pub(crate) struct Presence {
     /// Time-outs of its pool.
     pub(crate) timeouts: Cell<Option<crate::plan::Timeouts>>,
     /// It is a replication connection.
-    pub(crate) replication: Cell<Option<bool>>,
+    pub(crate) replication: Cell<Replication>,
     /// Its last request.
     pub(crate) requested: Cell<Option<Instant>>,
     /// Begin of the query that runs.
@@ -115,7 +116,7 @@ impl Presence {
             since: Instant::now(),
             state: Cell::new(State::Login),
             timeouts: Cell::default(),
-            replication: Cell::default(),
+            replication: Cell::new(Replication::None),
             requested: Cell::default(),
             query: Cell::default(),
             transaction: Cell::default(),
@@ -135,6 +136,11 @@ impl Presence {
     /// Gives an order; the client's task follows it when it runs next, which is at once.
     pub(crate) fn tell(&self, order: Order) {
         *self.order.borrow_mut() = Some(order);
+        self.wake();
+    }
+
+    /// Has the client's task run.
+    pub(crate) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }

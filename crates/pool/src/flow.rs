@@ -29,10 +29,10 @@ pub(crate) enum Fault {
     #[error("bad packet header")]
     Length,
     /// A kind that clients don't send.
-    #[error("unknown pkt type: {0}")]
+    #[error("unknown pkt")]
     Unknown(u8),
     /// A message whose contents break the protocol.
-    #[error("broken {0} packet")]
+    #[error("failed to parse packet")]
     Broken(&'static str),
     /// A message longer than `max_packet_size`.
     #[error("packet too large")]

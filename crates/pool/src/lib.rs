@@ -1,6 +1,7 @@
 //! A connection pooler for PostgreSQL: wire protocol, client sessions, server pools, authentication and the admin
 //! console, with pgbouncer's configuration and texts. Process matters (flags, pidfile, signals) live in the program.
 
+mod admin;
 pub mod auth;
 mod cancel;
 mod client;
@@ -11,6 +12,7 @@ pub mod listen;
 mod plan;
 mod pool;
 pub mod pooler;
+mod secrets;
 mod server;
 mod session;
 mod shared;
@@ -21,3 +23,9 @@ pub mod tls;
 mod vars;
 pub mod wire;
 mod worker;
+
+/// Version of the program, as a bare number.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Name and version: the first line of `-V`, and what SHOW VERSION gives.
+pub const BANNER: &str = concat!("pgherd-pooler ", env!("CARGO_PKG_VERSION"));

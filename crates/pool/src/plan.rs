@@ -79,6 +79,13 @@ pub(crate) struct Timeouts {
 }
 
 impl Plan {
+    /// Whether servers connected under `other` are of no use under this.
+    pub(crate) fn leads_elsewhere(&self, other: &Plan) -> bool {
+        let key = |p: &Plan| (p.hosts.clone(), p.dbname.clone(), p.user.clone(), p.password.clone());
+        let more = |p: &Plan| (p.connect_query.clone(), p.parameters.clone());
+        key(self) != key(other) || more(self) != more(other)
+    }
+
     /// For a user of a database.
     pub(crate) fn of(config: &Config, database: &Database, user: &str) -> Plan {
         let settings = &config.settings;

@@ -205,7 +205,7 @@ impl Pool {
     /// Puts a clean server where it's needed most.
     pub(super) fn place(&self, worker: &Rc<Worker>, mut server: Box<Server>) {
         if self.is_held() {
-            return self.put_aside(worker, server);
+            return self.close(server, "pause mode");
         }
         let here = self.first_waiter();
         if let Some((thread, since)) = self.shared.longest_elsewhere(self.thread) {

@@ -3,21 +3,21 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use crate::config::Config;
+use crate::admin;
+use crate::config::{Config, Fault, Faults};
+use crate::console::{self, Shutdown};
 use crate::listen::{self, Listener};
 use crate::shared::{Message, Shared};
 use crate::worker::{self, Worker};
 
-/// A pooler at work. Its threads end when it's dropped.
+/// A pooler at work. Its threads end with the process.
 pub struct Pooler {
     pub(crate) shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 impl Pooler {
@@ -31,37 +31,89 @@ impl Pooler {
             n => n as usize,
         }
         .min(Shared::MOST_THREADS);
-        let shared = Arc::new(Shared::new(config, count));
+        let shared = Arc::new(Shared::new(config, count)?);
         let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         shared.set_workers(senders);
         let mut listeners = Some(listeners);
-        let mut threads = Vec::new();
         for (index, mailbox) in mailboxes.into_iter().enumerate() {
             let (shared, listeners) = (shared.clone(), listeners.take().unwrap_or_default());
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-            threads.push(thread.spawn(move || {
+            thread.spawn(move || {
                 let set = LocalSet::new();
                 set.block_on(&runtime, work(Worker::new(index, shared), mailbox, listeners));
-            })?);
+            })?;
         }
-        Ok(Pooler { shared, threads })
+        Ok(Pooler { shared })
     }
 
-    /// Waits until all threads have ended.
-    pub fn join(self) {
-        drop(self.shared);
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the pooler panicked");
-            }
-        }
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.config()
+    }
+
+    /// Reads the files again (RELOAD). Returns what is doubtful in them.
+    ///
+    /// # Errors
+    /// Everything that is wrong in them; the old settings stay in force then.
+    pub fn reload(&self) -> Result<Vec<Fault>, Faults> {
+        admin::reload(&self.shared)
+    }
+
+    /// Holds all databases (PAUSE); returns when their servers are closed.
+    ///
+    /// # Errors
+    /// They're held already.
+    pub async fn pause(&self) -> Result<(), console::Error> {
+        admin::pause(&self.shared, None).await
+    }
+
+    /// Lets all databases go on (RESUME).
+    ///
+    /// # Errors
+    /// None is held, or a shutdown is under way.
+    pub fn resume(&self) -> Result<(), console::Error> {
+        admin::resume(&self.shared, None)
+    }
+
+    /// Begins a shutdown (SHUTDOWN); one that waits less takes over from one that waits more.
+    pub fn shut_down(&self, how: Shutdown) {
+        admin::shut_down(&self.shared, how);
+    }
+
+    /// Takes no new connections from now on; the listening sockets are closed.
+    pub fn stop_listening(&self) {
+        self.shared.listening.send_replace(false);
+    }
+
+    /// Waits for the end of a shutdown, whoever began it.
+    pub async fn wait_ended(&self) {
+        admin::wait_ended(&self.shared).await;
+    }
+
+    /// A period of the statistics ends (`stats_period`): call it that often. Returns the line for the log.
+    pub async fn end_period(&self) -> String {
+        let line = admin::books::sums(&self.shared).await.1.log_line();
+        admin::books::rotate(&self.shared).await;
+        line
+    }
+
+    /// Clients, consoles among them.
+    pub fn client_count(&self) -> u32 {
+        self.shared.client_count()
     }
 }
 
 async fn work(worker: Rc<Worker>, mailbox: mpsc::UnboundedReceiver<Message>, listeners: Vec<Listener>) {
-    for listener in listeners {
-        tokio::task::spawn_local(listen::accept(worker.clone(), Rc::new(listener)));
-    }
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| tokio::task::spawn_local(listen::accept(worker.clone(), Rc::new(listener))))
+        .collect();
+    let mut listening = worker.shared.listening.subscribe();
+    tokio::task::spawn_local(async move {
+        // An error means that the process is ending anyway.
+        let _ = listening.wait_for(|listening| !listening).await;
+        accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    });
     worker::run(worker, mailbox).await;
 }

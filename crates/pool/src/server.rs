@@ -1,7 +1,7 @@
 //! One connection to a PostgreSQL server, and what is known of its state. Which client has it, and when it's made and
 //! closed, is known elsewhere.
 
-mod authenticate;
+pub(crate) mod authenticate;
 pub(crate) mod exchange;
 pub(crate) mod login;
 
@@ -83,6 +83,8 @@ pub(crate) struct Marks {
     pub(crate) requested: Cell<Option<Instant>>,
     /// The client that holds it.
     pub(crate) client: Cell<Option<u64>>,
+    /// Prepared statements that it knows.
+    pub(crate) statements: Cell<u32>,
     /// What it does beyond being idle or held.
     pub(crate) state: Cell<State>,
 }

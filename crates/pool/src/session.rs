@@ -1,6 +1,8 @@
 //! A client's session: its requests go to a server that it borrows from the pool, for a statement, a transaction or the
 //! whole session. One task drives the client and its server; this is the way of every query.
 
+mod ask;
+mod authenticate;
 mod finish;
 pub(crate) mod login;
 
@@ -30,7 +32,12 @@ pub(crate) struct Session {
     waiter: Option<Rc<Waiter>>,
     /// The server is being given the client's parameters.
     setting: bool,
+    /// The server is this client's alone (replication).
+    dedicated: bool,
 }
+
+/// Bytes of a session.
+pub(crate) const SIZE: usize = size_of::<Session>();
 
 /// Why a session ends.
 #[derive(Debug)]
@@ -82,6 +89,9 @@ impl Session {
             return self.wait(cx, scratch);
         }
         let output_blocked = self.flush_client(cx)?;
+        if self.worker.suspended.get() {
+            return Ok(Step::Wait);
+        }
         if self.server.is_some() {
             if let Step::Again = self.from_server(cx, scratch, output_blocked)? {
                 return Ok(Step::Again);
@@ -254,6 +264,7 @@ impl Session {
             return Ok(());
         }
         match self.pool.mode() {
+            _ if self.dedicated => return Ok(()),
             PoolMode::Session => return Ok(()),
             PoolMode::Transaction if server.replies.status != b'I' => return Ok(()),
             PoolMode::Statement if server.replies.status != b'I' => return Err(End::Transaction),

@@ -5,15 +5,19 @@ pub(crate) mod limits;
 pub(crate) mod pool;
 
 use std::collections::HashMap;
+use std::io;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::Config;
+use crate::admin::books::Books;
+use crate::config::{Config, Settings, SslMode};
+use crate::tls;
 use crate::plan::Plan;
+use crate::secrets::Secrets;
 use crate::vars::Tracked;
 use crate::worker::Worker;
 pub(crate) use limits::{Database, Slot, User};
@@ -32,6 +36,65 @@ pub(crate) enum Message {
 /// Name of a pool: database and user.
 pub(crate) type Key = (Arc<str>, Arc<str>);
 
+/// TLS on both sides.
+pub(crate) struct Tls {
+    /// With clients.
+    pub(crate) accepts: tls::Server,
+    /// With servers.
+    pub(crate) connects: tls::Client,
+}
+
+impl Tls {
+    fn load(settings: &Settings) -> Result<Tls, tls::Error> {
+        let (clients, servers) = options(settings);
+        Ok(Tls { accepts: tls::Server::load(&clients)?, connects: tls::Client::load(&servers)? })
+    }
+
+    /// Reads settings and files again. Whether connections to servers have to be made anew.
+    pub(crate) fn reload(&self, settings: &Settings) -> Result<bool, tls::Error> {
+        let (clients, servers) = options(settings);
+        self.accepts.reload(&clients)?;
+        self.connects.reload(&servers)
+    }
+}
+
+/// The settings of TLS with clients, and with servers.
+fn options(settings: &Settings) -> (tls::Options, tls::Options) {
+    let clients = tls::Options {
+        sslmode: mode(settings.client_tls_sslmode),
+        key_file: settings.client_tls_key_file.clone(),
+        cert_file: settings.client_tls_cert_file.clone(),
+        ca_file: settings.client_tls_ca_file.clone(),
+        protocols: settings.client_tls_protocols.clone(),
+        ciphers: settings.client_tls_ciphers.clone(),
+        tls13_ciphers: settings.client_tls13_ciphers.clone(),
+        ecdhcurve: settings.client_tls_ecdhcurve.clone(),
+        dheparams: settings.client_tls_dheparams.clone(),
+    };
+    let servers = tls::Options {
+        sslmode: mode(settings.server_tls_sslmode),
+        key_file: settings.server_tls_key_file.clone(),
+        cert_file: settings.server_tls_cert_file.clone(),
+        ca_file: settings.server_tls_ca_file.clone(),
+        protocols: settings.server_tls_protocols.clone(),
+        ciphers: settings.server_tls_ciphers.clone(),
+        tls13_ciphers: settings.server_tls13_ciphers.clone(),
+        ..tls::Options::default()
+    };
+    (clients, servers)
+}
+
+fn mode(mode: SslMode) -> tls::SslMode {
+    match mode {
+        SslMode::Disable => tls::SslMode::Disable,
+        SslMode::Allow => tls::SslMode::Allow,
+        SslMode::Prefer => tls::SslMode::Prefer,
+        SslMode::Require => tls::SslMode::Require,
+        SslMode::VerifyCa => tls::SslMode::VerifyCa,
+        SslMode::VerifyFull => tls::SslMode::VerifyFull,
+    }
+}
+
 /// The part of a pooler that all threads see.
 pub(crate) struct Shared {
     config: Mutex<Arc<Config>>,
@@ -48,8 +111,18 @@ pub(crate) struct Shared {
     pub(crate) paused: AtomicBool,
     /// SUSPEND is in force.
     pub(crate) suspended: AtomicBool,
-    /// A shutdown has begun: 1 waits for servers, 2 waits for clients.
+    /// A shutdown has begun: 1 waits for clients, 2 waits for servers, 3 waits for nothing.
     pub(crate) shutdown: AtomicU32,
+    /// Console sessions among the clients.
+    pub(crate) consoles: AtomicU32,
+    /// Whether new connections are accepted.
+    pub(crate) listening: watch::Sender<bool>,
+    /// What was counted at the ends of the last periods.
+    pub(crate) books: Mutex<Books>,
+    /// Users' secrets.
+    pub(crate) secrets: Secrets,
+    /// TLS on both sides.
+    pub(crate) tls: Tls,
     databases: Mutex<HashMap<Arc<str>, Arc<Database>>>,
     users: Mutex<HashMap<Arc<str>, Arc<User>>>,
     pools: Mutex<HashMap<Key, Arc<SharedPool>>>,
@@ -60,9 +133,13 @@ impl Shared {
     pub(crate) const MOST_THREADS: usize = 64;
 
     /// For this many threads.
-    pub(crate) fn new(config: Config, threads: usize) -> Shared {
+    pub(crate) fn new(config: Config, threads: usize) -> io::Result<Shared> {
         let tracked = Tracked::new(&config.settings.track_extra_parameters);
-        Shared {
+        let secrets = Secrets::new(&config).map_err(io::Error::other)?;
+        let tls = Tls::load(&config.settings).map_err(io::Error::other)?;
+        Ok(Shared {
+            secrets,
+            tls,
             config: Mutex::new(Arc::new(config)),
             tracked,
             started: Instant::now(),
@@ -72,10 +149,13 @@ impl Shared {
             paused: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
             shutdown: AtomicU32::new(0),
+            consoles: AtomicU32::new(0),
+            listening: watch::Sender::new(true),
+            books: Mutex::new(Books::new()),
             databases: Mutex::default(),
             users: Mutex::default(),
             pools: Mutex::default(),
-        }
+        })
     }
 
     /// Tells where the threads listen. Once, before any runs.

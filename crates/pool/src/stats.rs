@@ -5,6 +5,7 @@ use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 use crate::client::Presence;
+use crate::console::rows::Counters;
 use crate::flow::requests::{Parses, Taken};
 
 /// Counters of one pool on one thread.
@@ -22,35 +23,6 @@ pub(crate) struct Stats {
     logins: Cell<u64>,
     /// Parse messages.
     pub(crate) parses: Parses,
-}
-
-/// Sums of counters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    /// Servers given to clients.
-    pub(crate) assignments: u64,
-    /// Transactions ended.
-    pub(crate) transactions: u64,
-    /// Queries answered.
-    pub(crate) queries: u64,
-    /// Bytes from clients.
-    pub(crate) received: u64,
-    /// Bytes to clients.
-    pub(crate) sent: u64,
-    /// Time in transactions.
-    pub(crate) transaction_time: Duration,
-    /// Time in queries.
-    pub(crate) query_time: Duration,
-    /// Time that clients waited for servers.
-    pub(crate) wait_time: Duration,
-    /// Bind messages.
-    pub(crate) binds: u64,
-    /// Logins of clients.
-    pub(crate) logins: u64,
-    /// Parse messages from clients.
-    pub(crate) client_parses: u64,
-    /// Parse messages to servers.
-    pub(crate) server_parses: u64,
 }
 
 fn add<T: Copy + AddAssign>(cell: &Cell<T>, more: T) {
@@ -124,37 +96,20 @@ impl Stats {
     }
 
     /// The counters now.
-    pub(crate) fn totals(&self) -> Totals {
-        Totals {
-            assignments: self.assignments.get(),
-            transactions: self.transactions.get(),
-            queries: self.queries.get(),
-            received: self.received.get(),
-            sent: self.sent.get(),
-            transaction_time: self.transaction_time.get(),
+    pub(crate) fn counters(&self) -> Counters {
+        Counters {
+            server_assignment_count: self.assignments.get(),
+            xact_count: self.transactions.get(),
+            query_count: self.queries.get(),
+            bytes_received: self.received.get(),
+            bytes_sent: self.sent.get(),
+            xact_time: self.transaction_time.get(),
             query_time: self.query_time.get(),
             wait_time: self.wait_time.get(),
-            binds: self.binds.get(),
-            logins: self.logins.get(),
-            client_parses: self.parses.client.get(),
-            server_parses: self.parses.server.get(),
+            client_parse_count: self.parses.client.get(),
+            server_parse_count: self.parses.server.get(),
+            bind_count: self.binds.get(),
+            client_login_count: self.logins.get(),
         }
-    }
-}
-
-impl AddAssign for Totals {
-    fn add_assign(&mut self, more: Totals) {
-        self.assignments += more.assignments;
-        self.transactions += more.transactions;
-        self.queries += more.queries;
-        self.received += more.received;
-        self.sent += more.sent;
-        self.transaction_time += more.transaction_time;
-        self.query_time += more.query_time;
-        self.wait_time += more.wait_time;
-        self.binds += more.binds;
-        self.logins += more.logins;
-        self.client_parses += more.client_parses;
-        self.server_parses += more.server_parses;
     }
 }

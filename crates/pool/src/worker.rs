@@ -1,7 +1,7 @@
 //! One thread of the pooler: its runtime, its mailbox, its clients and its part of every pool. A client stays on the thread
 //! that took it in; servers move.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub(crate) struct Worker {
     pub(crate) registry: Rc<Registry>,
     /// Its clients.
     pub(crate) clients: RefCell<Slab<Rc<Presence>>>,
+    /// SUSPEND: nothing is read from clients or servers.
+    pub(crate) suspended: Cell<bool>,
     config: RefCell<Arc<Config>>,
     pools: RefCell<HashMap<Key, Rc<Pool>>>,
 }
@@ -56,6 +58,7 @@ impl Worker {
             scratch: RefCell::new(Scratch { read: vec![0; READ], to_server: Vec::new(), to_client: Vec::new() }),
             registry: Registry::new(index),
             clients: RefCell::default(),
+            suspended: Cell::new(false),
             config: RefCell::new(config),
             pools: RefCell::default(),
         })
@@ -114,6 +117,14 @@ impl Worker {
         self.shared.clients[self.index].fetch_add(1, Ordering::Relaxed);
         let seat = Seat { worker: self.clone(), slot, presence };
         tokio::task::spawn_local(session::run(seat, stream));
+    }
+
+    /// Stops or resumes reading.
+    pub(crate) fn set_suspended(&self, suspended: bool) {
+        self.suspended.set(suspended);
+        for (_, client) in self.clients.borrow().iter() {
+            client.wake();
+        }
     }
 
     /// Gives an order to every client that `which` picks.

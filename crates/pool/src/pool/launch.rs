@@ -73,7 +73,7 @@ fn connect(worker: &Rc<Worker>, pool: &Pool, slot: Slot) {
     let pool = worker.pool_of(&shared);
     tokio::task::spawn_local(Box::pin(async move {
         let plan = pool.plan().clone();
-        let made = match tokio::time::timeout(nonzero(plan.server_connect_timeout), login::connect(&worker, &pool, slot)).await {
+        let made = match tokio::time::timeout(nonzero(plan.server_connect_timeout), login::connect(&worker, &pool, slot, &[])).await {
             Ok(made) => made,
             Err(_) => Err(login::Error::TimedOut),
         };

@@ -113,8 +113,8 @@ impl Pool {
         (count, since)
     }
 
-    /// Idle servers.
-    pub(crate) fn idle_count(&self) -> usize {
-        self.idle.borrow().len()
+    /// Connections being made.
+    pub(crate) fn launching(&self) -> u32 {
+        self.launching.get()
     }
 }

@@ -15,7 +15,8 @@ use crate::plan::Plan;
 use crate::pool::Pool;
 use crate::shared::Slot;
 use crate::shared::pool::Welcome;
-use crate::stream::Stream;
+use crate::stream::{Stream, connect_tls};
+use crate::tls::SslMode;
 use crate::wire::build::frontend as build;
 use crate::worker::Worker;
 
@@ -48,15 +49,17 @@ struct Told {
 }
 
 /// Makes a connection that is ready for clients.
-pub(crate) async fn connect(worker: &Rc<Worker>, pool: &Rc<Pool>, slot: Slot) -> Result<Box<Server>, Error> {
+pub(crate) async fn connect(
+    worker: &Rc<Worker>,
+    pool: &Rc<Pool>,
+    slot: Slot,
+    extra: &[(&[u8], &[u8])],
+) -> Result<Box<Server>, Error> {
     let plan = pool.plan().clone();
     let (mut stream, address) = reach(worker, &plan).await?;
     let mut input = Vec::new();
-    let told = log_in(worker, pool, &plan, &mut stream, &mut input).await?;
-    let local = match &stream {
-        Stream::Tcp(s) => s.local_addr().ok(),
-        Stream::Unix(_) => None,
-    };
+    let told = log_in(worker, pool, (&plan, extra), &mut stream, &mut input).await?;
+    let local = stream.local_addr().ok().flatten();
     let facts = Facts {
         id: worker.shared.id(),
         address,
@@ -65,7 +68,7 @@ pub(crate) async fn connect(worker: &Rc<Worker>, pool: &Rc<Pool>, slot: Slot) ->
         connected: SystemTime::now(),
         since: Instant::now(),
         local,
-        tls: Box::default(),
+        tls: stream.tls_description().unwrap_or_default().into(),
     };
     let welcome = Welcome { parameters: told.parameters, vars: told.vars.clone() };
     pool.shared.set_welcome(Arc::new(welcome));
@@ -95,12 +98,36 @@ async fn reach(worker: &Worker, plan: &Plan) -> Result<(Stream, Address), Error>
         match reach_host(worker, host, *port).await {
             Ok((stream, peer)) => {
                 let host: Arc<str> = host.to_string().into();
-                return Ok((stream, Address { host, port: *port, peer, tls: false }));
+                let stream = encrypt(worker, stream, &host).await?;
+                let tls = stream.is_tls();
+                return Ok((stream, Address { host, port: *port, peer, tls }));
             }
             Err(e) => failure = e,
         }
     }
     Err(Error::Connect(failure))
+}
+
+/// Begins TLS where the settings want it and the server can.
+pub(crate) async fn encrypt(worker: &Worker, mut stream: Stream, host: &str) -> Result<Stream, Error> {
+    let connector = worker.shared.tls.connects.current();
+    let wanted = !matches!(stream, Stream::Unix(_)) && !matches!(connector.sslmode, SslMode::Disable | SslMode::Allow);
+    let Some(config) = connector.config.clone().filter(|_| wanted) else { return Ok(stream) };
+    let mut request = Vec::new();
+    build::ssl_request(&mut request);
+    Output::default().drain(&mut stream, &request).await.map_err(exchange::Error::Io)?;
+    // One byte and no more: what follows belongs to the handshake.
+    let mut answer = [0];
+    let read = std::future::poll_fn(|cx| stream.poll_read(cx, &mut answer)).await.map_err(Error::Connect)?;
+    match (read, &answer) {
+        (1, b"S") => {
+            let name = connector.server_name(host).map_err(|e| Error::Secret(e.to_string()))?;
+            connect_tls(stream, config, name, &[]).await.map_err(Error::Connect)
+        }
+        (1, b"N") if !connector.sslmode.is_demanded() => Ok(stream),
+        (1, b"N") => Err(Error::Secret("server refused SSL".to_owned())),
+        _ => Err(exchange::Error::Broken.into()),
+    }
 }
 
 async fn reach_host(worker: &Worker, host: &Host, port: u16) -> io::Result<(Stream, Peer)> {
@@ -148,20 +175,21 @@ pub(crate) async fn open(worker: &Worker, peer: &Peer) -> io::Result<Stream> {
 async fn log_in(
     worker: &Rc<Worker>,
     pool: &Pool,
-    plan: &Plan,
+    (plan, extra): (&Plan, &[(&[u8], &[u8])]),
     stream: &mut Stream,
     input: &mut Vec<u8>,
 ) -> Result<Told, Error> {
     let mut parameters: Vec<(&[u8], &[u8])> =
         vec![(b"user", plan.user.as_bytes()), (b"database", plan.dbname.as_bytes())];
     parameters.extend(plan.parameters.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+    parameters.extend(extra.iter().copied());
     let mut output = Output::default();
     let mut packet = Vec::new();
     build::startup(&mut packet, 0, parameters);
     output.drain(stream, &packet).await.map_err(exchange::Error::Io)?;
     let mut told =
         Told { pid: 0, key: Box::default(), parameters: Vec::new(), vars: worker.shared.tracked.none() };
-    let mut proof = authenticate::Proof::new(worker, pool, plan);
+    let mut proof = authenticate::Proof::new(&worker.shared, pool, plan)?;
     loop {
         let (kind, body) = message(stream, input).await?;
         match kind {

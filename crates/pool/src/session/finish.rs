@@ -35,13 +35,18 @@ impl Session {
         seat: &Seat,
         pool: Rc<crate::pool::Pool>,
         client: crate::client::Client,
+        server: Option<Box<crate::server::Server>>,
     ) -> Session {
         let presence = seat.presence.clone();
         presence.state.set(State::Active);
         presence.timeouts.set(Some(pool.plan().timeouts));
         presence.idle.set(Some(std::time::Instant::now()));
         pool.stats.logged_in();
-        Session { worker: seat.worker.clone(), pool, presence, client, server: None, waiter: None, setting: false }
+        let dedicated = server.is_some();
+        if let Some(server) = &server {
+            *presence.server.borrow_mut() = Some(server.facts.clone());
+        }
+        Session { worker: seat.worker.clone(), pool, presence, client, server, waiter: None, setting: false, dedicated }
     }
 
     async fn finish(mut self, end: End) {
@@ -76,7 +81,7 @@ impl Session {
         let Some(server) = self.server.take() else { return };
         self.presence.server.take();
         let clean = server.replies.is_free() && server.output.is_empty() && !self.client.requests.is_inside();
-        if !clean {
+        if !clean || self.dedicated {
             server.marks.client.set(None);
             return self.pool.close(server, "unclean server");
         }
@@ -98,9 +103,7 @@ impl Drop for Session {
         if let Some(server) = self.server.take() {
             self.pool.close(server, "unclean server");
         }
-        self.pool.shared.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-        self.pool.shared.database.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-        self.pool.shared.user.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.pool.shared.client_left();
     }
 }
 

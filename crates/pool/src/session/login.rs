@@ -3,19 +3,22 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use super::Session;
+use super::{Session, authenticate};
+use crate::admin::talk;
 use crate::client::{Client, Origin, Presence};
-use crate::config::Database;
+use crate::config::{AuthType, Database, PoolMode};
+use crate::console::{self, Rights};
 use crate::flow::{ClientStatements, Requests};
 use crate::plan::Plan;
 use crate::pool::Pool;
-use crate::server::Output;
+use crate::server::{self, Output, Server};
+use crate::shared::Slot;
 use crate::shared::limits::add_below;
-use crate::stream::Stream;
+use crate::stream::{Start, Stream, accept_tls};
 use crate::vars::Vars;
 use crate::wire::build::backend::{self as build, Report};
 use crate::wire::startup::{self, Packet};
-use crate::worker::Seat;
+use crate::worker::{Seat, Worker};
 
 /// SQLSTATE of most refusals.
 const PROTOCOL: &str = "08P01";
@@ -69,7 +72,22 @@ pub(crate) struct Wish {
     pub(crate) database: String,
     pub(crate) minor: u16,
     pub(crate) negotiate: Option<Vec<Vec<u8>>>,
+    pub(crate) replication: Option<Vec<u8>>,
     pub(crate) parameters: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Wish {
+    /// Whether the client wants to replicate.
+    pub(crate) fn replicates(&self) -> bool {
+        self.replication.is_some()
+    }
+}
+
+/// The parameter `replication`, unless it says no.
+fn replication<'a>(parameters: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Option<Vec<u8>> {
+    let value = parameters.filter(|(name, _)| *name == b"replication").last()?.1;
+    let no = [&b"0"[..], b"f", b"false", b"n", b"no", b"off"];
+    (!no.iter().any(|word| value.eq_ignore_ascii_case(word))).then(|| value.to_vec())
 }
 
 /// Logs a client in. `None` when it wasn't let in, or wanted no session.
@@ -86,7 +104,7 @@ pub(crate) async fn run(seat: &Seat, stream: Stream) -> Option<Session> {
                 vars: admitted.vars,
                 statements: admitted.renames.then(Box::<ClientStatements>::default),
             };
-            return Some(Session::new(seat, admitted.pool, client));
+            return Some(Session::new(seat, admitted.pool, client, admitted.server));
         }
         Ok(None) => return None,
         Err(refusal) => refusal,
@@ -100,25 +118,69 @@ struct Admitted {
     pool: Rc<Pool>,
     vars: Vars,
     renames: bool,
+    /// A server of the client's own, for replication.
+    server: Option<Box<Server>>,
+}
+
+/// A client's place in the counts of its pool, until the session has it.
+struct Place<'a>(&'a Rc<Pool>);
+
+impl Place<'_> {
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.shared.client_left();
+    }
 }
 
 impl Login<'_> {
     async fn perform(&mut self) -> Result<Option<Admitted>, Refusal> {
         let Some(wish) = self.wish().await? else { return Ok(None) };
         let worker = &self.seat.worker;
+        let worker = worker.clone();
         let (shared, config) = (&worker.shared, worker.config());
         let settings = &config.settings;
+        self.check_encryption()?;
+        if settings.log_connections {
+            let tls = self.stream.tls_description().unwrap_or_else(|| "no".to_owned());
+            let text = format!("login attempt: db={} user={} tls={tls}", wish.database, wish.user);
+            log(&self.seat.presence, &text);
+        }
+        if wish.database == console::DATABASE {
+            return self.console(&wish).await;
+        }
+        if shared.shutdown.load(Ordering::Relaxed) > 0 {
+            return Err(Refusal::Told { code: "57P01", text: "the pooler is shutting down".to_owned() });
+        }
         if shared.client_count() > settings.max_client_conn {
             return Err(Refusal::told("no more connections allowed (max_client_conn)"));
         }
         let Some(entry) = config.database(&wish.database) else {
-            return Err(Refusal::Told { code: "3D000", text: format!("no such database: {}", wish.database) });
+            return Err(Refusal::told(format!("no such database: {}", wish.database)));
         };
         let vars = self.vars(&wish, &settings.ignore_startup_parameters)?;
         *self.seat.presence.application.borrow_mut() = shared.tracked.get(&vars, "application_name").map(Into::into);
+        let credential = authenticate::authenticate(self, &wish, Some(&entry)).await?;
         let pool = self.admit(&wish, &entry)?;
-        let mut admitted = Admitted { renames: pool.plan().max_prepared_statements > 0 && pool.mode() != crate::config::PoolMode::Session, pool, vars };
+        if !pool.plan().forced_user && credential.known.is_some() {
+            pool.shared.set_credential(credential);
+        }
+        let place = Place(&pool);
+        let mut admitted = Admitted {
+            renames: pool.plan().max_prepared_statements > 0 && pool.mode() != PoolMode::Session && !wish.replicates(),
+            pool: pool.clone(),
+            vars,
+            server: None,
+        };
+        if let Some(replication) = &wish.replication {
+            admitted.server = Some(self.dedicated(&pool, replication).await?);
+        }
         self.welcome(&wish, &mut admitted).await?;
+        place.keep();
         Ok(Some(admitted))
     }
 
@@ -130,8 +192,19 @@ impl Login<'_> {
                     self.read().await?;
                     continue;
                 }
-                Some((Packet::SslRequest | Packet::GssEncRequest, used)) => (used, None),
-                Some((Packet::DirectTls, _)) => return Err(Refusal::told("TLS is not enabled")),
+                Some((Packet::SslRequest, used)) => {
+                    self.input.drain(..used);
+                    if !self.input.is_empty() {
+                        return Err(crate::wire::Fault::DataAfterSslRequest.into());
+                    }
+                    self.encrypt(Start::Requested).await?;
+                    continue;
+                }
+                Some((Packet::DirectTls, _)) => {
+                    self.encrypt(Start::Direct).await?;
+                    continue;
+                }
+                Some((Packet::GssEncRequest, used)) => (used, None),
                 Some((Packet::Cancel(cancel), _)) => {
                     crate::cancel::forward(&self.seat.worker.shared, cancel.pid, cancel.key).await;
                     return Ok(None);
@@ -144,6 +217,7 @@ impl Login<'_> {
                         database: name(startup.database()?),
                         minor: startup.agreed_minor(),
                         negotiate: negotiate.then(|| startup.extensions().map(<[u8]>::to_vec).collect()),
+                        replication: replication(startup.parameters()),
                         parameters: startup.parameters().map(|(n, v)| (n.to_vec(), v.to_vec())).collect(),
                     };
                     (used, Some(wish))
@@ -164,7 +238,7 @@ impl Login<'_> {
         let tracked = &self.seat.worker.shared.tracked;
         let mut vars = tracked.none();
         for (name, value) in &wish.parameters {
-            if matches!(&name[..], b"user" | b"database") || startup::is_extension(name) {
+            if matches!(&name[..], b"user" | b"database" | b"replication") || startup::is_extension(name) {
                 continue;
             }
             if tracked.set(&mut vars, name, value) {
@@ -206,7 +280,8 @@ impl Login<'_> {
         let welcome = match pool.shared.welcome() {
             Some(welcome) => welcome,
             None => {
-                self.first_server(&pool).await?;
+                let server = borrow_told(self, &pool).await?;
+                pool.give(&self.seat.worker, server);
                 pool.shared.welcome().ok_or_else(|| Refusal::told("server login failed"))?
             }
         };
@@ -231,25 +306,83 @@ impl Login<'_> {
         Ok(())
     }
 
-    /// Waits for a server of a pool that has had none yet.
-    async fn first_server(&mut self, pool: &Rc<Pool>) -> Result<(), Refusal> {
-        let worker = self.seat.worker.clone();
-        let waiting = std::future::poll_fn(|cx| std::task::Poll::Ready(pool.wait(&worker, cx))).await;
-        let waiter = waiting.map_err(|text| Refusal::told(&*text))?;
-        let mut patience = Patience { pool, worker: &worker, waiter: Some(waiter) };
-        let Some(waiter) = patience.waiter.clone() else { return Ok(()) };
-        let granted = tokio::select! {
-            granted = waiter.wait() => granted,
-            refusal = self.told() => return Err(refusal),
+    /// Serves a client of the console.
+    async fn console(&mut self, wish: &Wish) -> Result<Option<Admitted>, Refusal> {
+        let config = self.seat.worker.config();
+        let settings = &config.settings;
+        let own = wish.user == console::DATABASE && self.is_own_user();
+        let rights = if own || settings.auth_type == AuthType::Any {
+            Rights::Admin
+        } else {
+            let rights = Rights::of(&wish.user, &settings.admin_users, &settings.stats_users);
+            rights.ok_or_else(|| Refusal::told(console::command::NOT_ALLOWED))?
         };
-        patience.waiter = None;
-        let server = granted.map_err(|text| Refusal::told(&*text))?;
-        pool.give(&worker, server);
+        if !own {
+            authenticate::authenticate(self, wish, None).await?;
+        }
+        talk::serve(self, rights).await?;
+        Ok(None)
+    }
+
+    /// Whether the process at the other end of a Unix socket belongs to the user that the pooler runs as.
+    fn is_own_user(&self) -> bool {
+        let credentials = self.stream.peer_credentials().ok().flatten();
+        credentials.is_some_and(|c| c.user == nix::unistd::geteuid().as_raw())
+    }
+
+    /// Answers a request for TLS, and begins it where it's configured.
+    async fn encrypt(&mut self, start: Start) -> Result<(), Refusal> {
+        let acceptor = self.seat.worker.shared.tls.accepts.current();
+        let unix = matches!(self.seat.presence.origin, Origin::Unix(_));
+        let Some(config) = acceptor.config.clone().filter(|_| !unix && !self.stream.is_tls()) else {
+            return match start {
+                Start::Requested => self.send(b"N").await,
+                Start::Direct => Err(Refusal::Silent("TLS is not enabled".to_owned())),
+            };
+        };
+        let early = std::mem::take(&mut self.input);
+        // The handshake owns the connection; until it's done something has to stand in.
+        let stand_in = Stream::Unix(tokio::net::UnixStream::pair()?.0);
+        let plain = std::mem::replace(&mut self.stream, stand_in);
+        self.stream = match start {
+            Start::Requested if early.is_empty() => {
+                let mut plain = plain;
+                self.output.drain(&mut plain, b"S").await?;
+                accept_tls(plain, config, start, &early).await?
+            }
+            _ => accept_tls(plain, config, start, &early).await?,
+        };
+        *self.seat.presence.tls.borrow_mut() = self.stream.tls_description().unwrap_or_default().into();
         Ok(())
     }
 
+    /// A client has to use TLS where the settings demand it.
+    fn check_encryption(&self) -> Result<(), Refusal> {
+        let unix = matches!(self.seat.presence.origin, Origin::Unix(_));
+        if self.seat.worker.shared.tls.accepts.current().sslmode.is_demanded() && !unix && !self.stream.is_tls() {
+            return Err(Refusal::told("SSL required"));
+        }
+        Ok(())
+    }
+
+    /// Connects a server for one client alone.
+    async fn dedicated(&mut self, pool: &Rc<Pool>, replication: &[u8]) -> Result<Box<Server>, Refusal> {
+        let plan = pool.plan().clone();
+        let slot = Slot::take(&pool.shared, plan.size, plan.max_db_connections, plan.max_user_connections);
+        let slot = slot.map_err(|_| Refusal::told("no more connections allowed for replication (pool_size)"))?;
+        let worker = self.seat.worker.clone();
+        let patience = crate::pool::launch::nonzero(plan.server_connect_timeout);
+        let extra: [(&[u8], &[u8]); 1] = [(b"replication", replication)];
+        let connecting = server::login::connect(&worker, pool, slot, &extra);
+        match tokio::time::timeout(patience, connecting).await {
+            Ok(Ok(server)) => Ok(server),
+            Ok(Err(e)) => Err(Refusal::told(e.to_string())),
+            Err(_) => Err(Refusal::told("connect timeout")),
+        }
+    }
+
     /// Waits for an order from outside.
-    async fn told(&self) -> Refusal {
+    pub(crate) async fn told(&self) -> Refusal {
         std::future::poll_fn(|cx| {
             *self.seat.presence.waker.borrow_mut() = Some(cx.waker().clone());
             match self.seat.presence.order.take() {
@@ -304,10 +437,32 @@ impl Login<'_> {
     }
 }
 
+/// Borrows a server for the pooler's own use, as a client would.
+pub(super) async fn borrow(worker: &Rc<Worker>, pool: &Rc<Pool>) -> Result<Box<Server>, Refusal> {
+    if let Some(server) = pool.take(worker) {
+        return Ok(server);
+    }
+    let waiting = std::future::poll_fn(|cx| std::task::Poll::Ready(pool.wait(worker, cx))).await;
+    let waiter = waiting.map_err(|text| Refusal::told(&*text))?;
+    let mut patience = Patience { pool, worker, waiter: Some(waiter.clone()) };
+    let granted = waiter.wait().await;
+    patience.waiter = None;
+    granted.map_err(|text| Refusal::told(&*text))
+}
+
+/// Borrows a server unless the client is told otherwise meanwhile.
+async fn borrow_told(login: &mut Login<'_>, pool: &Rc<Pool>) -> Result<Box<Server>, Refusal> {
+    let worker = login.seat.worker.clone();
+    tokio::select! {
+        server = borrow(&worker, pool) => server,
+        refusal = login.told() => Err(refusal),
+    }
+}
+
 /// A wait that gives its place up when it's dropped.
 struct Patience<'a> {
     pool: &'a Rc<Pool>,
-    worker: &'a Rc<crate::worker::Worker>,
+    worker: &'a Rc<Worker>,
     waiter: Option<Rc<crate::pool::Waiter>>,
 }
 

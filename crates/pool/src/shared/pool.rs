@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::{Database, User, lock};
 use crate::plan::Plan;
+use crate::server::authenticate::Credential;
 use crate::vars::Vars;
 
 /// A pool of server connections for one user of one database.
@@ -24,6 +25,7 @@ pub(crate) struct Pool {
     waiting: AtomicU64,
     lanes: Box<[Lane]>,
     plan: Mutex<Arc<Plan>>,
+    credential: Mutex<Credential>,
     welcome: Mutex<Option<Arc<Welcome>>>,
     trouble: Mutex<Option<Trouble>>,
 }
@@ -65,9 +67,29 @@ impl Pool {
             waiting: AtomicU64::new(0),
             lanes: (0..threads).map(|_| Lane::default()).collect(),
             plan: Mutex::new(Arc::new(plan)),
+            credential: Mutex::default(),
             welcome: Mutex::default(),
             trouble: Mutex::default(),
         }
+    }
+
+    /// A client of the pool has left.
+    pub(crate) fn client_left(&self) {
+        self.clients.fetch_sub(1, Ordering::Relaxed);
+        self.database.clients.fetch_sub(1, Ordering::Relaxed);
+        self.user.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What clients have shown that servers can be logged in to with.
+    pub(crate) fn credential(&self) -> Credential {
+        lock(&self.credential).clone()
+    }
+
+    /// A client has proved who it is. Keys that an earlier one has shown stay where this one shows none.
+    pub(crate) fn set_credential(&self, shown: Credential) {
+        let mut credential = lock(&self.credential);
+        let keys = shown.keys.or(credential.keys.take());
+        *credential = Credential { known: shown.known, keys };
     }
 
     /// Settings in force.

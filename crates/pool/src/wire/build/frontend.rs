@@ -96,3 +96,27 @@ pub fn flush(out: &mut Vec<u8>) {
 pub fn terminate(out: &mut Vec<u8>) {
     message(out, client::TERMINATE, |_| ());
 }
+
+/// Bind of an unnamed or named portal to a statement, all parameters and results in text format.
+pub fn bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], parameters: &[&[u8]]) {
+    message(out, client::BIND, |out| {
+        string(out, portal);
+        string(out, statement);
+        count(out, 0);
+        count(out, parameters.len());
+        for parameter in parameters {
+            // A parameter as long as a message can't be sent anyway.
+            out.extend_from_slice(&u32::try_from(parameter.len()).unwrap_or(u32::MAX).to_be_bytes());
+            out.extend_from_slice(parameter);
+        }
+        count(out, 0);
+    });
+}
+
+/// Execute of a portal; no more than `rows`, or all where that is zero.
+pub fn execute(out: &mut Vec<u8>, portal: &[u8], rows: u32) {
+    message(out, client::EXECUTE, |out| {
+        string(out, portal);
+        out.extend_from_slice(&rows.to_be_bytes());
+    });
+}
