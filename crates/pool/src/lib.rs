@@ -19,6 +19,7 @@ mod shared;
 mod stats;
 pub mod stream;
 mod sweep;
+pub mod takeover;
 pub mod tls;
 mod vars;
 pub mod wire;

@@ -1,5 +1,8 @@
 //! The sockets that clients connect to. One thread accepts and spreads connections over all.
 
+pub mod open;
+pub mod unix;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
