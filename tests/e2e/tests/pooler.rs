@@ -4,6 +4,7 @@
 
 mod auth;
 mod cancel;
+mod console;
 mod copy;
 mod hba;
 mod limits;
@@ -12,6 +13,7 @@ mod modes;
 mod parameters;
 mod pipeline;
 mod replication;
+mod show;
 mod statements;
 mod tls;
 

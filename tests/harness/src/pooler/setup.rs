@@ -102,6 +102,12 @@ impl Setup {
         self
     }
 
+    /// Takes a database out.
+    pub fn without_database(mut self, name: &str) -> Setup {
+        self.databases.retain(|(n, _)| n != name);
+        self
+    }
+
     /// A line in `[users]`.
     pub fn user(mut self, name: &str, options: &str) -> Setup {
         put(&mut self.users, name, options.to_owned());
