@@ -23,11 +23,21 @@ pub(crate) fn new_key(minor: u16) -> Box<[u8]> {
     key.into()
 }
 
-/// Cancels what the client with this key runs; returns when the server has been asked.
+/// Cancels what the client with this key runs, here or at the process that this one took the place of; returns when the
+/// server has been asked.
 pub(crate) async fn forward(shared: &Arc<Shared>, pid: u32, key: &[u8]) {
+    if !forward_here(shared, pid, key).await
+        && let Some(old) = shared.old.get()
+    {
+        old.cancel(pid, key).await;
+    }
+}
+
+/// Whether the key was that of a client with a server.
+async fn forward_here(shared: &Arc<Shared>, pid: u32, key: &[u8]) -> bool {
     let (thread, slot) = ((pid >> SLOT_BITS) as usize, (pid & ((1 << SLOT_BITS) - 1)) as usize);
     if thread >= shared.threads() {
-        return;
+        return false;
     }
     let key: Box<[u8]> = key.into();
     let (done, end) = tokio::sync::oneshot::channel();
@@ -36,16 +46,17 @@ pub(crate) async fn forward(shared: &Arc<Shared>, pid: u32, key: &[u8]) {
         crate::shared::Message::Call(Box::new(move |worker| {
             let worker = worker.clone();
             tokio::task::spawn_local(Box::pin(async move {
-                if let Some((facts, marks)) = find(&worker, slot, &key) {
-                    ask(&worker, &facts, &marks).await;
+                let found = find(&worker, slot, &key);
+                if let Some((facts, marks)) = &found {
+                    ask(&worker, facts, marks).await;
                 }
                 // Whoever asked may have gone.
-                let _ = done.send(());
+                let _ = done.send(found.is_some());
             }));
         })),
     );
     // An error means that the thread has ended.
-    let _ = end.await;
+    end.await.unwrap_or(false)
 }
 
 /// The server that the client holds, with the request counted against it.

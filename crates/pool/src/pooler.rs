@@ -3,16 +3,19 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::runtime::Builder;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::admin;
+use crate::cancel;
 use crate::config::{Config, Fault, Faults};
 use crate::console::{self, Shutdown};
 use crate::listen::{self, Listener};
 use crate::shared::{Message, Shared};
+use crate::takeover::Canceller;
 use crate::worker::{self, Worker};
 
 /// A pooler at work. Its threads end with the process.
@@ -52,6 +55,11 @@ impl Pooler {
         self.shared.config()
     }
 
+    /// Shows each configuration that is put in force, by RELOAD and SET.
+    pub fn configs(&self) -> watch::Receiver<Arc<Config>> {
+        self.shared.configs()
+    }
+
     /// Reads the files again (RELOAD). Returns what is doubtful in them.
     ///
     /// # Errors
@@ -84,6 +92,38 @@ impl Pooler {
     /// Takes no new connections from now on; the listening sockets are closed.
     pub fn stop_listening(&self) {
         self.shared.listening.send_replace(false);
+    }
+
+    /// Waits until no new connections are taken any more, whoever stopped that.
+    pub async fn listening_ended(&self) {
+        // An error means that the process is ending anyway.
+        let _ = self.shared.listening.subscribe().wait_for(|listening| !listening).await;
+    }
+
+    /// The shutdown that is under way, whoever began it.
+    pub fn shutdown(&self) -> Option<Shutdown> {
+        match self.shared.shutdown.load(Ordering::SeqCst) {
+            0 => None,
+            1 => Some(Shutdown::WaitForClients),
+            2 => Some(Shutdown::WaitForServers),
+            _ => Some(Shutdown::Immediate),
+        }
+    }
+
+    /// Cancels what the client with this key runs; returns when the server has been asked.
+    pub async fn cancel(&self, pid: u32, key: &[u8]) {
+        cancel::forward(&self.shared, pid, key).await;
+    }
+
+    /// Passes requests to cancel on to the process that this one took the place of, where nobody here has the key. Once.
+    pub fn pass_on_cancels(&self, old: Canceller) {
+        // A process takes the place of one other at most.
+        let _ = self.shared.old.set(old);
+    }
+
+    /// Returns when every thread has answered: none is stuck.
+    pub async fn answer(&self) {
+        self.shared.call_all(|_| ()).await;
     }
 
     /// Waits for the end of a shutdown, whoever began it.

@@ -18,6 +18,7 @@ use crate::config::{Config, Settings, SslMode};
 use crate::tls;
 use crate::plan::Plan;
 use crate::secrets::Secrets;
+use crate::takeover::Canceller;
 use crate::vars::Tracked;
 use crate::worker::Worker;
 pub(crate) use limits::{Database, Slot, User};
@@ -97,7 +98,9 @@ fn mode(mode: SslMode) -> tls::SslMode {
 
 /// The part of a pooler that all threads see.
 pub(crate) struct Shared {
-    config: Mutex<Arc<Config>>,
+    config: watch::Sender<Arc<Config>>,
+    /// Where requests to cancel go that nobody here has the key of: an old process after an online restart.
+    pub(crate) old: OnceLock<Canceller>,
     /// Parameters that follow clients.
     pub(crate) tracked: Tracked,
     /// Start of the process; times in atomics are nanoseconds since then.
@@ -140,7 +143,8 @@ impl Shared {
         Ok(Shared {
             secrets,
             tls,
-            config: Mutex::new(Arc::new(config)),
+            config: watch::Sender::new(Arc::new(config)),
+            old: OnceLock::new(),
             tracked,
             started: Instant::now(),
             workers: OnceLock::new(),
@@ -170,12 +174,17 @@ impl Shared {
 
     /// The configuration in force.
     pub(crate) fn config(&self) -> Arc<Config> {
-        lock(&self.config).clone()
+        self.config.borrow().clone()
     }
 
     /// Puts another configuration in force; threads take it over when they're told.
     pub(crate) fn set_config(&self, config: Arc<Config>) {
-        *lock(&self.config) = config;
+        self.config.send_replace(config);
+    }
+
+    /// Shows each configuration that is put in force.
+    pub(crate) fn configs(&self) -> watch::Receiver<Arc<Config>> {
+        self.config.subscribe()
     }
 
     /// Hands something to a thread. A thread that has ended takes nothing any more.

@@ -19,7 +19,7 @@ use crate::listen::Listener;
 use crate::listen::unix::Address;
 
 pub use door::{Door, Request, Visitor};
-pub use old::{Old, meet};
+pub use old::{Canceller, Old, meet};
 
 /// What a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
