@@ -54,8 +54,8 @@ pub(crate) enum State {
 pub(crate) enum Order {
     /// It's disconnected with this message.
     Close(Arc<str>),
-    /// It's disconnected without a word.
-    Drop,
+    /// It's told this and goes on.
+    Notice(Arc<str>),
 }
 
 /// What others see of a client.
@@ -65,6 +65,8 @@ pub(crate) struct Presence {
     pub(crate) id: u64,
     /// User and database as named at login; empty before.
     pub(crate) names: RefCell<Option<crate::shared::Key>>,
+    /// Its pool: the database, and the user that servers see.
+    pub(crate) pool: RefCell<Option<crate::shared::Key>>,
     /// Where it comes from.
     pub(crate) origin: Origin,
     /// When it connected, for people.
@@ -111,6 +113,7 @@ impl Presence {
         Presence {
             id,
             names: RefCell::default(),
+            pool: RefCell::default(),
             origin,
             connected: SystemTime::now(),
             since: Instant::now(),

@@ -59,11 +59,9 @@ pub(crate) struct Plan {
     pub(crate) max_prepared_statements: usize,
     /// Longest message from a client.
     pub(crate) max_packet_size: usize,
-    /// Time-outs of clients.
-    pub(crate) timeouts: Timeouts,
 }
 
-/// Time-outs of a pool's clients; zero: none.
+/// Time-outs of a client; zero: none.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeouts {
     /// Waiting for a server.
@@ -120,18 +118,25 @@ impl Plan {
             server_login_retry: settings.server_login_retry,
             max_prepared_statements: settings.max_prepared_statements as usize,
             max_packet_size: settings.max_packet_size,
-            timeouts: Timeouts {
-                query_wait: own
-                    .and_then(|u| u.query_wait_timeout)
-                    .or(database.query_wait_timeout)
-                    .unwrap_or(settings.query_wait_timeout),
-                query: own.and_then(|u| u.query_timeout).unwrap_or(settings.query_timeout),
-                idle_transaction: own
-                    .and_then(|u| u.idle_transaction_timeout)
-                    .unwrap_or(settings.idle_transaction_timeout),
-                transaction: own.and_then(|u| u.transaction_timeout).unwrap_or(settings.transaction_timeout),
-                client_idle: own.and_then(|u| u.client_idle_timeout).unwrap_or(settings.client_idle_timeout),
-            },
+        }
+    }
+}
+
+impl Timeouts {
+    /// For a client that logged in as this user.
+    pub(crate) fn of(config: &Config, database: &Database, user: &str) -> Timeouts {
+        let settings = &config.settings;
+        let own = config.users.get(user);
+        let either = |own: Option<Option<Duration>>, all: Duration| own.flatten().unwrap_or(all);
+        Timeouts {
+            query_wait: own
+                .and_then(|u| u.query_wait_timeout)
+                .or(database.query_wait_timeout)
+                .unwrap_or(settings.query_wait_timeout),
+            query: either(own.map(|u| u.query_timeout), settings.query_timeout),
+            idle_transaction: either(own.map(|u| u.idle_transaction_timeout), settings.idle_transaction_timeout),
+            transaction: either(own.map(|u| u.transaction_timeout), settings.transaction_timeout),
+            client_idle: either(own.map(|u| u.client_idle_timeout), settings.client_idle_timeout),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::flow::requests::{Renaming, Target};
 use crate::flow::{Event, Fault};
 use crate::pool::{Pool, Waiter};
 use crate::server::Server;
+use crate::wire::build::backend::{self, Report};
 use crate::worker::{Scratch, Worker};
 
 pub(crate) use finish::run;
@@ -34,6 +35,7 @@ pub(crate) struct Session {
     setting: bool,
     /// The server is this client's alone (replication).
     dedicated: bool,
+    _place: crate::shared::limits::Place,
 }
 
 /// Bytes of a session.
@@ -52,8 +54,8 @@ pub(crate) enum End {
     ClientFault(Fault),
     /// The server broke the protocol, or refused the client's parameters.
     ServerFault(Fault),
-    /// Told from outside.
-    Told(Order),
+    /// Told from outside, with the message.
+    Told(Arc<str>),
     /// Refused a server, with the message.
     Refused(Arc<str>),
     /// A transaction block in statement mode.
@@ -73,8 +75,14 @@ impl Session {
         let worker = self.worker.clone();
         let mut scratch = worker.scratch.borrow_mut();
         loop {
-            if let Some(order) = self.presence.order.take() {
-                return Poll::Ready(End::Told(order));
+            match self.presence.order.take() {
+                Some(Order::Close(text)) => return Poll::Ready(End::Told(text)),
+                Some(Order::Notice(text)) => {
+                    if let Err(end) = self.notify(cx, &text) {
+                        return Poll::Ready(end);
+                    }
+                }
+                None => {}
             }
             match self.step(cx, &mut scratch) {
                 Ok(Step::Again) => {}
@@ -101,6 +109,16 @@ impl Session {
             return Ok(Step::Wait);
         }
         self.from_client(cx, scratch)
+    }
+
+    /// Tells the client something that changes nothing.
+    fn notify(&mut self, cx: &mut Context<'_>, text: &str) -> Result<(), End> {
+        let mut notice = Vec::new();
+        backend::notice_response(&mut notice, &Report::notice("00000", text));
+        match self.client.output.send(&mut self.client.stream, cx, &notice) {
+            Poll::Ready(Err(e)) => Err(End::Gone(Some(e))),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
     }
 
     /// Sends what waits for the client. Whether anything still does.
@@ -145,6 +163,7 @@ impl Session {
         self.pool.stats.assigned();
         *self.presence.server.borrow_mut() = Some(server.facts.clone());
         server.marks.client.set(Some(self.presence.id));
+        server.marks.requested.set(self.presence.requested.get());
         if !server.vars.suits(&self.client.vars) {
             let sql = self.worker.shared.tracked.difference(&server.vars, &self.client.vars);
             server.replies.own += 1;
@@ -272,6 +291,7 @@ impl Session {
         }
         if let Some(server) = self.server.take() {
             self.presence.server.take();
+            server.marks.statements.set(server.replies.statements.len() as u32);
             self.pool.give(&self.worker, server);
         }
         Ok(())
@@ -362,6 +382,9 @@ impl Session {
             .requests
             .take(data, &mut target, renaming, longest, out)
             .map_err(End::ClientFault)?;
+        if let Some(statements) = &self.client.statements {
+            self.presence.statements.set(statements.len() as u32);
+        }
         self.pool.stats.asked(&self.presence, &taken);
         let bytes = if taken.rewritten { &scratch.to_server[..] } else { &data[..taken.used] };
         if !bytes.is_empty()

@@ -8,6 +8,9 @@ use crate::client::{Order, Presence, State};
 use crate::plan::Timeouts;
 use crate::worker::Worker;
 
+/// What a client is told that waits for long (`query_wait_notify`).
+const QUEUED: &str = "No server connection available in postgres backend, client being queued";
+
 /// Time between two sweeps.
 const PERIOD: Duration = Duration::from_millis(333);
 
@@ -38,6 +41,9 @@ fn clients(worker: &Rc<Worker>) {
         };
         if let Some(text) = over {
             presence.tell(Order::Close(Arc::from(text)));
+        } else if is_over(presence.waits.get(), config.settings.query_wait_notify, now) && !presence.notified.get() {
+            presence.notified.set(true);
+            presence.tell(Order::Notice(Arc::from(QUEUED)));
         }
     }
 }

@@ -200,7 +200,7 @@ fn pool_row(worker: &Worker, pool: &Pool) -> PoolRow {
     let (database, user) = (&pool.shared.database.name, &pool.shared.user.name);
     let (waiting, maxwait) = pool.waiting(worker);
     let mut row = empty(database, user, mode(pool.mode()));
-    let is_mine = |c: &Presence| c.names.borrow().as_ref().is_some_and(|(d, u)| d == database && u == user);
+    let is_mine = |c: &Presence| c.pool.borrow().as_ref().is_some_and(|(d, u)| d == database && u == user);
     let clients = worker.clients.borrow();
     let mine = clients.iter().filter(|(_, c)| c.state.get() == client::State::Active && is_mine(c));
     row.cl_active = count(mine.count());

@@ -6,9 +6,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::{End, Session, login};
-use crate::client::{Order, State};
+use crate::client::State;
 use crate::config::PoolMode;
 use crate::pool::launch;
+use crate::shared::limits::Place;
 use crate::stream::Stream;
 use crate::wire::build::backend::{self as build, Report};
 use crate::worker::Seat;
@@ -33,20 +34,19 @@ impl Session {
     /// For a client that has logged in.
     pub(super) fn new(
         seat: &Seat,
-        pool: Rc<crate::pool::Pool>,
+        (pool, place): (Rc<crate::pool::Pool>, Place),
         client: crate::client::Client,
         server: Option<Box<crate::server::Server>>,
     ) -> Session {
         let presence = seat.presence.clone();
         presence.state.set(State::Active);
-        presence.timeouts.set(Some(pool.plan().timeouts));
         presence.idle.set(Some(std::time::Instant::now()));
         pool.stats.logged_in();
         let dedicated = server.is_some();
         if let Some(server) = &server {
             *presence.server.borrow_mut() = Some(server.facts.clone());
         }
-        Session { worker: seat.worker.clone(), pool, presence, client, server, waiter: None, setting: false, dedicated }
+        Session { worker: seat.worker.clone(), pool, presence, client, server, waiter: None, setting: false, dedicated, _place: place }
     }
 
     async fn finish(mut self, end: End) {
@@ -56,11 +56,10 @@ impl Session {
         self.part();
         let code = "08P01";
         let text = match &end {
-            End::Terminated | End::Gone(_) | End::Told(Order::Drop) => None,
+            End::Terminated | End::Gone(_) => None,
             End::ServerGone => Some((code, "server conn crashed?".to_owned())),
             End::ClientFault(fault) | End::ServerFault(fault) => Some((code, fault.to_string())),
-            End::Told(Order::Close(text)) => Some((code, text.to_string())),
-            End::Refused(text) => Some((code, text.to_string())),
+            End::Told(text) | End::Refused(text) => Some((code, text.to_string())),
             End::Transaction => Some((code, "transaction blocks not allowed in statement pooling mode".to_owned())),
         };
         let settings = self.worker.config();
@@ -103,7 +102,6 @@ impl Drop for Session {
         if let Some(server) = self.server.take() {
             self.pool.close(server, "unclean server");
         }
-        self.pool.shared.client_left();
     }
 }
 
@@ -115,8 +113,7 @@ fn why(end: &End) -> String {
         End::Gone(Some(e)) => format!("client unexpected eof: {e}"),
         End::ServerGone => "server conn crashed?".to_owned(),
         End::ClientFault(fault) | End::ServerFault(fault) => fault.to_string(),
-        End::Told(Order::Close(text)) | End::Refused(text) => text.to_string(),
-        End::Told(Order::Drop) => "admin forced disconnect".to_owned(),
+        End::Told(text) | End::Refused(text) => text.to_string(),
         End::Transaction => "transaction blocks not allowed in statement pooling mode".to_owned(),
     }
 }

@@ -9,11 +9,11 @@ use crate::client::{Client, Origin, Presence};
 use crate::config::{AuthType, Database, PoolMode};
 use crate::console::{self, Rights};
 use crate::flow::{ClientStatements, Requests};
-use crate::plan::Plan;
+use crate::plan::{Plan, Timeouts};
 use crate::pool::Pool;
 use crate::server::{self, Output, Server};
 use crate::shared::Slot;
-use crate::shared::limits::add_below;
+use crate::shared::limits::{Place, add_below};
 use crate::stream::{Start, Stream, accept_tls};
 use crate::vars::Vars;
 use crate::wire::build::backend::{self as build, Report};
@@ -104,7 +104,7 @@ pub(crate) async fn run(seat: &Seat, stream: Stream) -> Option<Session> {
                 vars: admitted.vars,
                 statements: admitted.renames.then(Box::<ClientStatements>::default),
             };
-            return Some(Session::new(seat, admitted.pool, client, admitted.server));
+            return Some(Session::new(seat, (admitted.pool, admitted.place), client, admitted.server));
         }
         Ok(None) => return None,
         Err(refusal) => refusal,
@@ -120,22 +120,9 @@ struct Admitted {
     renames: bool,
     /// A server of the client's own, for replication.
     server: Option<Box<Server>>,
+    place: Place,
 }
 
-/// A client's place in the counts of its pool, until the session has it.
-struct Place<'a>(&'a Rc<Pool>);
-
-impl Place<'_> {
-    fn keep(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.shared.client_left();
-    }
-}
 
 impl Login<'_> {
     async fn perform(&mut self) -> Result<Option<Admitted>, Refusal> {
@@ -165,22 +152,21 @@ impl Login<'_> {
         let vars = self.vars(&wish, &settings.ignore_startup_parameters)?;
         *self.seat.presence.application.borrow_mut() = shared.tracked.get(&vars, "application_name").map(Into::into);
         let credential = authenticate::authenticate(self, &wish, Some(&entry)).await?;
-        let pool = self.admit(&wish, &entry)?;
+        let (pool, place) = self.admit(&wish, &entry)?;
         if !pool.plan().forced_user && credential.known.is_some() {
             pool.shared.set_credential(credential);
         }
-        let place = Place(&pool);
         let mut admitted = Admitted {
             renames: pool.plan().max_prepared_statements > 0 && pool.mode() != PoolMode::Session && !wish.replicates(),
             pool: pool.clone(),
             vars,
             server: None,
+            place,
         };
         if let Some(replication) = &wish.replication {
             admitted.server = Some(self.dedicated(&pool, replication).await?);
         }
         self.welcome(&wish, &mut admitted).await?;
-        place.keep();
         Ok(Some(admitted))
     }
 
@@ -253,10 +239,12 @@ impl Login<'_> {
     }
 
     /// Takes a place among the database's and the user's clients.
-    fn admit(&self, wish: &Wish, entry: &Database) -> Result<Rc<Pool>, Refusal> {
+    fn admit(&self, wish: &Wish, entry: &Database) -> Result<(Rc<Pool>, Place), Refusal> {
         let worker = &self.seat.worker;
         let (shared, config) = (&worker.shared, worker.config());
         let (database, user) = (shared.database(&wish.database), shared.user(&wish.user));
+        // Servers see the user of the database's entry, whoever the client is.
+        let owner = entry.user.as_deref().map_or_else(|| user.clone(), |name| shared.user(name));
         if database.disabled.load(Ordering::Relaxed) {
             return Err(Refusal::told(format!("database \"{}\" is disabled", wish.database)));
         }
@@ -269,9 +257,13 @@ impl Login<'_> {
             database.clients.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::told("client connections exceeded (max_user_client_connections)"));
         }
-        let pool = worker.pool_of(&shared.pool(&database, &user, || Plan::of(&config, entry, &wish.user)));
+        let pool = worker.pool_of(&shared.pool(&database, &owner, || Plan::of(&config, entry, &owner.name)));
         pool.shared.clients.fetch_add(1, Ordering::Relaxed);
-        Ok(pool)
+        let presence = &self.seat.presence;
+        presence.timeouts.set(Some(Timeouts::of(&config, entry, &wish.user)));
+        *presence.pool.borrow_mut() = Some((database.name.clone(), owner.name.clone()));
+        let place = Place { pool: pool.shared.clone(), user };
+        Ok((pool, place))
     }
 
     /// Tells the client what a server would: parameters, its cancel key, and that it may begin.
@@ -387,8 +379,7 @@ impl Login<'_> {
             *self.seat.presence.waker.borrow_mut() = Some(cx.waker().clone());
             match self.seat.presence.order.take() {
                 Some(crate::client::Order::Close(text)) => std::task::Poll::Ready(Refusal::told(&*text)),
-                Some(crate::client::Order::Drop) => std::task::Poll::Ready(Refusal::Silent("dropped".into())),
-                None => std::task::Poll::Pending,
+                Some(crate::client::Order::Notice(_)) | None => std::task::Poll::Pending,
             }
         })
         .await
@@ -404,8 +395,7 @@ impl Login<'_> {
                 *presence.waker.borrow_mut() = Some(cx.waker().clone());
                 match presence.order.take() {
                     Some(crate::client::Order::Close(text)) => return std::task::Poll::Ready(Err(Refusal::told(&*text))),
-                    Some(_) => return std::task::Poll::Ready(Err(Refusal::Silent("dropped".into()))),
-                    None => {}
+                    Some(crate::client::Order::Notice(_)) | None => {}
                 }
                 stream.poll_read(cx, &mut buffer).map_err(Refusal::from)
             })

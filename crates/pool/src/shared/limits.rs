@@ -93,6 +93,23 @@ impl Drop for Slot {
     }
 }
 
+/// A client's place in the counts of its database, its user and its pool; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Its pool.
+    pub(crate) pool: Arc<SharedPool>,
+    /// The user that it logged in as.
+    pub(crate) user: Arc<User>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.user.clients.fetch_sub(1, Ordering::Relaxed);
+        self.pool.database.clients.fetch_sub(1, Ordering::Relaxed);
+        self.pool.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Adds one where the count stays within `limit`; zero is no limit.
 pub(crate) fn add_below(count: &AtomicU32, limit: u32) -> bool {
     let add = |n: u32| (limit == 0 || n < limit).then_some(n + 1);

@@ -73,13 +73,6 @@ impl Pool {
         }
     }
 
-    /// A client of the pool has left.
-    pub(crate) fn client_left(&self) {
-        self.clients.fetch_sub(1, Ordering::Relaxed);
-        self.database.clients.fetch_sub(1, Ordering::Relaxed);
-        self.user.clients.fetch_sub(1, Ordering::Relaxed);
-    }
-
     /// What clients have shown that servers can be logged in to with.
     pub(crate) fn credential(&self) -> Credential {
         lock(&self.credential).clone()
