@@ -5,6 +5,7 @@ mod ask;
 mod authenticate;
 mod finish;
 pub(crate) mod login;
+mod options;
 
 use std::io;
 use std::rc::Rc;

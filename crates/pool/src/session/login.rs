@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use super::{Session, authenticate};
+use super::{Session, authenticate, options};
 use crate::admin::talk;
 use crate::client::{Client, Origin, Presence};
 use crate::config::{AuthType, Database, PoolMode};
@@ -222,20 +222,43 @@ impl Login<'_> {
     /// The tracked parameters that the client starts with.
     fn vars(&self, wish: &Wish, ignored: &[String]) -> Result<Vars, Refusal> {
         let tracked = &self.seat.worker.shared.tracked;
+        let is_ignored = |name: &str| ignored.iter().any(|i| i.eq_ignore_ascii_case(name));
         let mut vars = tracked.none();
         for (name, value) in &wish.parameters {
             if matches!(&name[..], b"user" | b"database" | b"replication") || startup::is_extension(name) {
                 continue;
             }
-            if tracked.set(&mut vars, name, value) {
+            let text = String::from_utf8_lossy(name);
+            if tracked.set(&mut vars, name, value) || is_ignored(&text) {
                 continue;
             }
-            let text = String::from_utf8_lossy(name);
-            if !ignored.iter().any(|i| i.eq_ignore_ascii_case(&text)) {
+            if text != "options" {
                 return Err(Refusal::told(format!("unsupported startup parameter: {text}")));
             }
+            for (name, value) in options::parse(&String::from_utf8_lossy(value))? {
+                if !tracked.set(&mut vars, name.as_bytes(), value.as_bytes()) && !is_ignored(&name) {
+                    return Err(Refusal::told(format!("unsupported startup parameter in options: {name}")));
+                }
+            }
         }
+        self.add_host(&mut vars);
         Ok(vars)
+    }
+
+    /// Says in application_name where the client is (`application_name_add_host`).
+    fn add_host(&self, vars: &mut Vars) {
+        let worker = &self.seat.worker;
+        if !worker.config().settings.application_name_add_host {
+            return;
+        }
+        let tracked = &worker.shared.tracked;
+        let name = tracked.get(vars, "application_name").map_or("app".into(), String::from_utf8_lossy);
+        let place = match self.seat.presence.origin {
+            Origin::Tcp(peer, _) => peer.to_string(),
+            Origin::Unix(pid) => format!("unix({})", pid.unwrap_or(0)),
+        };
+        let named = format!("{name} - {place}");
+        tracked.set(vars, b"application_name", named.as_bytes());
     }
 
     /// Takes a place among the database's and the user's clients.
@@ -293,6 +316,11 @@ impl Login<'_> {
         let key = crate::cancel::new_key(wish.minor);
         build::backend_key_data(&mut out, pid, &key);
         *self.seat.presence.key.borrow_mut() = key;
+        let config = self.seat.worker.config();
+        let message = &config.settings.login_notify_message;
+        if !message.is_empty() {
+            build::notice_response(&mut out, &Report::notice("00000", message));
+        }
         build::ready_for_query(&mut out, b'I');
         self.send(&out).await?;
         Ok(())
