@@ -1,7 +1,7 @@
 //! Performs the console's commands, and what signals ask for, on all threads.
 
 pub(crate) mod books;
-mod show;
+pub(crate) mod show;
 pub(crate) mod talk;
 
 use std::rc::Rc;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::console::rows::{Counters, History, Period, StatsRow};
 use crate::shared::{Shared, lock};
+use crate::worker::Worker;
 
 /// What had been counted at the ends of the last periods.
 #[derive(Debug)]
@@ -20,17 +21,23 @@ impl Books {
     }
 }
 
-/// What has been counted, by database.
-async fn counters(shared: &Shared) -> BTreeMap<Arc<str>, Counters> {
+/// What a thread has counted, by pool.
+pub(crate) fn counted(worker: &Worker) -> Vec<(Arc<str>, Counters)> {
+    worker.pools().iter().map(|p| (p.shared.database.name.clone(), p.stats.counters())).collect()
+}
+
+/// Sums by database.
+pub(crate) fn sum(parts: impl IntoIterator<Item = (Arc<str>, Counters)>) -> BTreeMap<Arc<str>, Counters> {
     let mut sums: BTreeMap<Arc<str>, Counters> = BTreeMap::new();
-    let counted = shared.call_all(|worker| {
-        let pools = worker.pools();
-        pools.iter().map(|p| (p.shared.database.name.clone(), p.stats.counters())).collect::<Vec<_>>()
-    });
-    for (name, counters) in counted.await.into_iter().flatten() {
+    for (name, counters) in parts {
         sums.entry(name).or_default().add(&counters);
     }
     sums
+}
+
+/// What has been counted, by database.
+async fn counters(shared: &Shared) -> BTreeMap<Arc<str>, Counters> {
+    sum(shared.call_all(|worker| counted(worker)).await.into_iter().flatten())
 }
 
 /// Rows of SHOW STATS.

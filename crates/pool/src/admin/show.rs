@@ -1,6 +1,7 @@
 //! Where the rows of each SHOW come from.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +20,7 @@ use crate::console::{self, Show, Table};
 use crate::plan::Plan;
 use crate::pool::Pool;
 use crate::server::{self, Facts, Marks, Peer};
-use crate::shared::Shared;
+use crate::shared::{Key, Shared};
 use crate::worker::Worker;
 
 /// The table of a SHOW.
@@ -153,26 +154,40 @@ fn server_row(pool: &Pool, facts: &Facts, marks: &Marks) -> SocketRow {
     }
 }
 
-/// What a thread adds to a pool's row.
-#[derive(Debug, Default)]
-struct Part {
-    row: Option<PoolRow>,
+async fn pools(shared: &Arc<Shared>) -> Vec<PoolRow> {
+    let parts = shared.call_all(|worker| pool_rows(worker)).await;
+    sum_pools(shared, parts.into_iter().flatten())
 }
 
-async fn pools(shared: &Arc<Shared>) -> Vec<PoolRow> {
-    let parts = shared.call_all(|worker| worker.pools().iter().map(|p| pool_row(worker, p)).collect::<Vec<_>>());
-    let mut rows: BTreeMap<(String, String), Part> = BTreeMap::new();
-    for part in parts.await.into_iter().flatten() {
-        let sum = rows.entry((part.database.clone(), part.user.clone())).or_default();
-        sum.row = Some(match sum.row.take() {
-            None => part,
-            Some(row) => add(row, &part),
-        });
+/// A thread's part of every pool.
+pub(crate) fn pool_rows(worker: &Worker) -> Vec<PoolRow> {
+    let mut active: HashMap<Key, u32> = HashMap::new();
+    for (_, client) in worker.clients.borrow().iter() {
+        if client.state.get() != client::State::Active {
+            continue;
+        }
+        if let Some(pool) = &*client.pool.borrow() {
+            match active.get_mut(pool) {
+                Some(count) => *count += 1,
+                None => _ = active.insert(pool.clone(), 1),
+            }
+        }
+    }
+    worker.pools().iter().map(|pool| pool_row(worker, pool, &active)).collect()
+}
+
+/// The sums of all threads' parts, and the console's pool.
+pub(crate) fn sum_pools(shared: &Shared, parts: impl IntoIterator<Item = PoolRow>) -> Vec<PoolRow> {
+    let mut rows: BTreeMap<(String, String), PoolRow> = BTreeMap::new();
+    for part in parts {
+        match rows.entry((part.database.clone(), part.user.clone())) {
+            Entry::Vacant(row) => _ = row.insert(part),
+            Entry::Occupied(mut row) => add(row.get_mut(), &part),
+        }
     }
     let consoles = shared.consoles.load(Ordering::Relaxed);
-    let mut rows: Vec<PoolRow> = rows.into_values().filter_map(|p| p.row).collect();
-    rows.push(PoolRow { cl_active: consoles, ..empty(console::DATABASE, console::DATABASE, "statement") });
-    rows
+    let console = PoolRow { cl_active: consoles, ..empty(console::DATABASE, console::DATABASE, "statement") };
+    rows.into_values().chain([console]).collect()
 }
 
 fn empty(database: &str, user: &str, pool_mode: &'static str) -> PoolRow {
@@ -196,14 +211,11 @@ fn empty(database: &str, user: &str, pool_mode: &'static str) -> PoolRow {
     }
 }
 
-fn pool_row(worker: &Worker, pool: &Pool) -> PoolRow {
-    let (database, user) = (&pool.shared.database.name, &pool.shared.user.name);
+fn pool_row(worker: &Worker, pool: &Pool, active: &HashMap<Key, u32>) -> PoolRow {
+    let names = (pool.shared.database.name.clone(), pool.shared.user.name.clone());
     let (waiting, maxwait) = pool.waiting(worker);
-    let mut row = empty(database, user, mode(pool.mode()));
-    let is_mine = |c: &Presence| c.pool.borrow().as_ref().is_some_and(|(d, u)| d == database && u == user);
-    let clients = worker.clients.borrow();
-    let mine = clients.iter().filter(|(_, c)| c.state.get() == client::State::Active && is_mine(c));
-    row.cl_active = count(mine.count());
+    let mut row = empty(&names.0, &names.1, mode(pool.mode()));
+    row.cl_active = active.get(&names).copied().unwrap_or(0);
     row.cl_waiting = count(waiting);
     row.maxwait = maxwait.unwrap_or_default();
     row.sv_login = pool.launching();
@@ -230,7 +242,7 @@ fn balance(hosts: usize, balances: bool) -> Option<&'static str> {
     (hosts > 1).then_some(if balances { "round-robin" } else { "disable" })
 }
 
-fn add(mut row: PoolRow, part: &PoolRow) -> PoolRow {
+fn add(row: &mut PoolRow, part: &PoolRow) {
     row.cl_active += part.cl_active;
     row.cl_waiting += part.cl_waiting;
     row.cl_active_cancel_req += part.cl_active_cancel_req;
@@ -241,7 +253,6 @@ fn add(mut row: PoolRow, part: &PoolRow) -> PoolRow {
     row.sv_tested += part.sv_tested;
     row.sv_login += part.sv_login;
     row.maxwait = row.maxwait.max(part.maxwait);
-    row
 }
 
 /// A pool mode's name.
@@ -253,7 +264,8 @@ pub(super) fn mode(mode: PoolMode) -> &'static str {
     }
 }
 
-fn databases(shared: &Shared) -> Vec<DatabaseRow> {
+/// Rows of SHOW DATABASES.
+pub(crate) fn databases(shared: &Shared) -> Vec<DatabaseRow> {
     let config = shared.config();
     let mut names: Vec<String> = config.databases.keys().cloned().collect();
     for known in shared.databases() {
@@ -342,10 +354,41 @@ fn users(shared: &Shared) -> Vec<UserRow> {
     names.into_iter().map(row).collect()
 }
 
+/// How many connections a thread has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    clients: u32,
+    logging_in: u32,
+    idle_servers: u32,
+    busy_servers: u32,
+}
+
+/// How many connections this thread has.
+pub(crate) fn tally(worker: &Worker) -> Tally {
+    let mut tally = Tally::default();
+    for (_, client) in worker.clients.borrow().iter() {
+        match client.state.get() {
+            client::State::Login => tally.logging_in += 1,
+            client::State::Active | client::State::Waiting => tally.clients += 1,
+        }
+    }
+    for (_, marks) in worker.pools().iter().flat_map(|pool| pool.servers()) {
+        match marks.state.get() {
+            server::State::Idle => tally.idle_servers += 1,
+            _ => tally.busy_servers += 1,
+        }
+    }
+    tally
+}
+
 async fn lists(shared: &Arc<Shared>) -> ListCounts {
-    let (clients, servers) = (clients(shared).await, servers(shared).await);
-    let logging_in = clients.iter().filter(|c| c.side == Side::Client(ClientState::Login)).count();
-    let idle = servers.iter().filter(|s| s.side == Side::Server(ServerState::Idle)).count();
+    let tallies = shared.call_all(|worker| tally(worker)).await;
+    count_lists(shared, &tallies)
+}
+
+/// What SHOW LISTS counts, from all threads' tallies.
+pub(crate) fn count_lists(shared: &Shared, tallies: &[Tally]) -> ListCounts {
+    let sum = |of: fn(&Tally) -> u32| tallies.iter().map(of).sum();
     ListCounts {
         databases: count(databases(shared).len()),
         users: count(users(shared).len()),
@@ -353,10 +396,10 @@ async fn lists(shared: &Arc<Shared>) -> ListCounts {
         pools: count(shared.pools().len() + 1),
         peer_pools: 0,
         free_clients: 0,
-        used_clients: count(clients.len() - logging_in),
-        login_clients: count(logging_in),
-        free_servers: count(idle),
-        used_servers: count(servers.len() - idle),
+        used_clients: sum(|t| t.clients),
+        login_clients: sum(|t| t.logging_in),
+        free_servers: sum(|t| t.idle_servers),
+        used_servers: sum(|t| t.busy_servers),
         dns_names: 0,
         dns_zones: 0,
         dns_queries: 0,
@@ -375,7 +418,8 @@ fn config(shared: &Shared) -> Vec<ConfigRow> {
     settings::show(&config.settings).map(row).collect()
 }
 
-fn state(shared: &Shared) -> State {
+/// What SHOW STATE tells.
+pub(crate) fn state(shared: &Shared) -> State {
     if shared.suspended.load(Ordering::Relaxed) {
         State::Suspended
     } else if shared.paused.load(Ordering::Relaxed) {
