@@ -1,14 +1,20 @@
 //! The configuration: pgbouncer.ini and the files it names (user list, host-based rules, ident map). Read and checked
 //! here, used elsewhere. Reads files, opens no connection.
 
+mod connection;
 pub mod database;
 pub mod fault;
 pub mod hba;
 pub mod ident;
+mod ini;
 mod load;
+mod quoted;
 pub mod secret;
 pub mod settings;
+mod spelling;
+mod support;
 pub mod users;
+mod words;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

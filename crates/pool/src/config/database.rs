@@ -1,10 +1,14 @@
 //! Entries of the sections `[databases]`, `[users]` and `[peers]`.
 
+mod read;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{PoolMode, Secret};
+
+pub(super) use read::Wrong;
 
 /// One entry of `[databases]`. `None` where a setting of `[pgbouncer]` (or nothing) holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +17,8 @@ pub struct Database {
     pub name: String,
     /// Name of the database on the server; empty in a fallback that leaves it to the client.
     pub dbname: String,
+    /// `host` as it's written.
+    pub host: Option<String>,
     /// Servers, at least one. An entry without `host` has the directory `unix_socket_dir` here.
     pub hosts: Vec<Host>,
     /// Ports: one for all hosts, or one for each. At least one.
@@ -111,6 +117,7 @@ impl Default for Database {
         Self {
             name: String::new(),
             dbname: String::new(),
+            host: None,
             hosts: Vec::new(),
             ports: vec![5432],
             user: None,

@@ -12,29 +12,38 @@ pub struct Fault {
     pub line: Option<usize>,
     /// What is wrong.
     pub text: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
 }
 
 impl Fault {
     /// Something about a line.
     #[must_use]
     pub fn at(file: &Path, line: usize, text: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: Some(line), text: text.into() }
+        Self { file: file.to_owned(), line: Some(line), text: text.into(), hint: String::new() }
+    }
+
+    /// With advice.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: hint.into(), ..self }
     }
 
     /// Something about a file.
     #[must_use]
     pub fn of(file: &Path, text: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: None, text: text.into() }
+        Self { file: file.to_owned(), line: None, text: text.into(), hint: String::new() }
     }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}", self.text, self.file.display())?;
-        match self.line {
-            Some(line) => write!(f, ":{line})"),
-            None => f.write_str(")"),
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
         }
+        f.write_str(if self.hint.is_empty() { ")" } else { "): " })?;
+        f.write_str(&self.hint)
     }
 }
 

@@ -1,7 +1,11 @@
 //! Host-based rules (`auth_hba_file`; PostgreSQL documentation, "The pg_hba.conf File"): who may come from where, and
 //! how they prove who they are.
 
+mod read;
+
 use std::net::IpAddr;
+
+pub use read::Reading;
 
 /// Rules in the order of the file; the first that fits decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,17 +46,17 @@ pub enum Kind {
 /// A list of databases or users.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
-    /// Every one (`all`), but a replication connection isn't to a database.
+    /// Every one (`all`). A physical replication connection isn't to a database.
     pub all: bool,
     /// A database of the user's own name (`sameuser`).
     pub same_user: bool,
-    /// Replication connections.
+    /// Physical replication connections (`replication`).
     pub replication: bool,
     /// These.
     pub names: Vec<String>,
 }
 
-/// A block of addresses.
+/// A block of addresses. One whose address has bits outside the mask has nothing in it, as in pgbouncer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     /// First address.
@@ -91,7 +95,8 @@ pub struct Attempt<'a> {
     pub database: &'a str,
     /// User it says to be.
     pub user: &'a str,
-    /// Whether it asks for replication.
+    /// Whether it asks for physical replication (`replication=true`). Logical replication (`replication=database`) is
+    /// a connection to a database as any other.
     pub replication: bool,
 }
 
@@ -144,10 +149,22 @@ impl Network {
     /// Whether an address is in the block. An IPv4 address that came to an IPv6 socket counts as what it is.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, self.mask, address.to_canonical()) {
-            (IpAddr::V4(first), IpAddr::V4(mask), IpAddr::V4(a)) => (a & mask) == (first & mask),
-            (IpAddr::V6(first), IpAddr::V6(mask), IpAddr::V6(a)) => (a & mask) == (first & mask),
-            _ => false,
-        }
+        masked(address.to_canonical(), self.mask) == Some(self.address)
+    }
+
+    /// Whether there can be an address in the block.
+    fn can_fit(&self) -> bool {
+        masked(self.address, self.mask) == Some(self.address)
     }
 }
+
+fn masked(address: IpAddr, mask: IpAddr) -> Option<IpAddr> {
+    match (address, mask) {
+        (IpAddr::V4(address), IpAddr::V4(mask)) => Some((address & mask).into()),
+        (IpAddr::V6(address), IpAddr::V6(mask)) => Some((address & mask).into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

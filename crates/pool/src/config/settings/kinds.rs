@@ -1,5 +1,8 @@
 //! Settings that are one of a few words, and other kinds of values that need a type of their own.
 
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+
 /// When a server connection goes back to its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum PoolMode {
@@ -52,10 +55,83 @@ pub enum SslMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileMode(pub u32);
 
+/// Names with commas or blanks between them, in the words of the file. Quotes have no meaning.
+#[derive(Debug, Clone, Default)]
+pub struct List {
+    names: Vec<String>,
+    text: String,
+}
+
+impl List {
+    pub(super) fn read(text: &str) -> Self {
+        Self { names: split(text).map(str::to_owned).collect(), text: text.to_owned() }
+    }
+}
+
+fn split(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c == ',' || c.is_ascii_whitespace()).filter(|name| !name.is_empty())
+}
+
+impl Deref for List {
+    type Target = Vec<String>;
+
+    fn deref(&self) -> &Vec<String> {
+        &self.names
+    }
+}
+
+impl DerefMut for List {
+    fn deref_mut(&mut self) -> &mut Vec<String> {
+        &mut self.names
+    }
+}
+
+impl From<Vec<String>> for List {
+    fn from(names: Vec<String>) -> Self {
+        Self { text: names.join(","), names }
+    }
+}
+
+impl<const N: usize> From<[String; N]> for List {
+    fn from(names: [String; N]) -> Self {
+        Vec::from(names).into()
+    }
+}
+
+impl PartialEq for List {
+    fn eq(&self, other: &Self) -> bool {
+        self.names == other.names
+    }
+}
+
+impl<'a> IntoIterator for &'a List {
+    type Item = &'a String;
+    type IntoIter = std::slice::Iter<'a, String>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.names.iter()
+    }
+}
+
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if split(&self.text).eq(self.names.iter().map(String::as_str)) {
+            f.write_str(&self.text)
+        } else {
+            f.write_str(&self.names.join(","))
+        }
+    }
+}
+
 /// A value that is one of a few words.
-pub(super) trait Keyword: Copy + PartialEq + 'static {
+pub(in crate::config) trait Keyword: Copy + PartialEq + 'static {
     /// Words and what they mean; where several mean the same, the first is printed.
     const WORDS: &'static [(&'static str, Self)];
+
+    /// The value for a word, in either case.
+    fn find(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word)).map(|(_, value)| *value)
+    }
 
     /// The word for the value.
     fn word(self) -> &'static str {
@@ -93,8 +169,8 @@ impl Keyword for SslMode {
 
 macro_rules! display {
     ($($kind:ident)*) => {$(
-        impl std::fmt::Display for $kind {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(self.word())
             }
         }

@@ -21,34 +21,45 @@ pub struct Setting {
     pub default: Option<&'static str>,
     /// Whether it changes at run time.
     pub change: Change,
-    pub(super) get: fn(&Settings) -> Option<String>,
-    pub(super) set: fn(&mut Settings, &str) -> bool,
+    pub(super) access: Access,
+}
+
+/// How to get at a setting's field.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Access {
+    pub(super) read: fn(&mut Settings, &str) -> bool,
+    pub(super) write: fn(&Settings) -> Option<String>,
+    pub(super) expected: fn() -> String,
+    pub(super) is_same: fn(&Settings, &Settings) -> bool,
+    pub(super) copy: fn(&Settings, &mut Settings),
 }
 
 /// Why SET fails. The texts are pgbouncer's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SetError {
     /// There is no such setting.
-    #[error("unknown configuration parameter: {0}")]
+    #[error("unknown parameter: pgbouncer/{0}")]
     Unknown(String),
     /// It changes only by a restart.
-    #[error("parameter cannot be changed online: {0}")]
+    #[error("parameter {0} cannot be changed without a restart")]
     Fixed(&'static str),
     /// It can't have that value.
-    #[error("invalid value \"{value}\" for parameter {name}")]
+    #[error("invalid value \"{value}\" for parameter {name}: it takes {expected}")]
     Invalid {
         /// The setting.
         name: &'static str,
         /// The value.
         value: String,
+        /// What it takes.
+        expected: String,
     },
 }
 
 impl Setting {
-    /// Its value as `SHOW CONFIG` gives it.
+    /// Its value as `SHOW CONFIG` gives it; `None` is NULL.
     #[must_use]
     pub fn get(&self, settings: &Settings) -> Option<String> {
-        (self.get)(settings).or_else(|| self.default.map(str::to_owned))
+        (self.access.write)(settings).or_else(|| self.default.map(|_| String::new()))
     }
 
     /// Changes it, whether or not it may change at run time.
@@ -56,19 +67,36 @@ impl Setting {
     /// # Errors
     /// [`SetError::Invalid`]; nothing is changed then.
     pub fn put(&self, settings: &mut Settings, value: &str) -> Result<(), SetError> {
-        if (self.set)(settings, value) {
+        if (self.access.read)(settings, value) {
             Ok(())
         } else {
-            Err(SetError::Invalid { name: self.name, value: value.to_owned() })
+            Err(SetError::Invalid { name: self.name, value: value.to_owned(), expected: self.expected() })
         }
+    }
+
+    /// What its value has to be, for a message.
+    #[must_use]
+    pub fn expected(&self) -> String {
+        (self.access.expected)()
+    }
+
+    /// Whether it has the same value in both.
+    #[must_use]
+    pub fn is_same(&self, one: &Settings, other: &Settings) -> bool {
+        (self.access.is_same)(one, other)
+    }
+
+    /// Gives it the value that it has in `from`.
+    pub fn copy(&self, from: &Settings, to: &mut Settings) {
+        (self.access.copy)(from, to);
     }
 }
 
 /// The setting of that name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Setting> {
-    let name = if name.eq_ignore_ascii_case("service_name") { "job_name" } else { name };
-    TABLE.iter().find(|setting| setting.name.eq_ignore_ascii_case(name))
+    let name = if name == "service_name" { "job_name" } else { name };
+    TABLE.iter().find(|setting| setting.name == name)
 }
 
 /// Changes a setting at run time (SET).
@@ -88,8 +116,13 @@ pub fn show(settings: &Settings) -> impl Iterator<Item = (&'static Setting, Opti
     TABLE.iter().map(move |setting| (setting, setting.get(settings)))
 }
 
+/// Settings whose values differ.
+pub fn changes<'a>(old: &'a Settings, new: &'a Settings) -> impl Iterator<Item = &'static Setting> + 'a {
+    TABLE.iter().filter(|setting| !setting.is_same(old, new))
+}
+
 /// Defines [`Settings`], its defaults and the table of its fields:
-/// `name: Type as notation = default => "default in SHOW CONFIG", Change;`
+/// `name: Type as Notation = default => what SHOW CONFIG has for the default, Change;`
 macro_rules! settings {
     ($($(#[$doc:meta])* $name:ident: $type:ty as $notation:ident = $value:expr => $default:expr, $change:ident;)*) => {
         /// Settings of section `[pgbouncer]`. Each field has the name of its setting.
@@ -109,13 +142,18 @@ macro_rules! settings {
             name: stringify!($name),
             default: $default,
             change: Change::$change,
-            get: |settings| text::$notation::print(&settings.$name),
-            set: |settings, value| match text::$notation::parse(value) {
-                Some(value) => {
-                    settings.$name = value;
-                    true
-                }
-                None => false,
+            access: table::Access {
+                read: |settings, text| match <notation::$notation as Notation<$type>>::read(text) {
+                    Some(value) => {
+                        settings.$name = value;
+                        true
+                    }
+                    None => false,
+                },
+                write: |settings| <notation::$notation as Notation<$type>>::write(&settings.$name),
+                expected: <notation::$notation as Notation<$type>>::expected,
+                is_same: |one, other| one.$name == other.$name,
+                copy: |from, to| to.$name.clone_from(&from.$name),
             },
         },)*];
     };

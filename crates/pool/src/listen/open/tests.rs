@@ -19,7 +19,7 @@ fn settings(dir: &Path) -> Settings {
     let address = own_address();
     let port = TcpListener::bind((address.as_str(), 0)).unwrap().local_addr().unwrap().port();
     Settings {
-        listen_addr: vec![address],
+        listen_addr: vec![address].into(),
         listen_port: port,
         unix_socket_dir: Some(dir.to_owned()),
         unix_socket_mode: FileMode(0o707),
@@ -102,7 +102,7 @@ fn an_address_that_this_machine_lacks_costs_only_that_address() {
     // 192.0.2.0/24 is nobody's (RFC 5737).
     settings.listen_addr.push("192.0.2.1".to_owned());
     assert_eq!(open(&settings, Vec::new()).unwrap().listeners.len(), 2);
-    settings.listen_addr = vec!["nosuch.invalid".to_owned()];
+    settings.listen_addr = vec!["nosuch.invalid".to_owned()].into();
     let error = open(&settings, Vec::new()).unwrap_err().to_string();
     assert!(error.starts_with("listen_addr: nosuch.invalid: "), "{error}");
 }
@@ -131,7 +131,7 @@ fn passed_sockets_are_kept_where_the_settings_still_name_them() {
     drop(old.listeners);
     TcpStream::connect((own_address(), settings.listen_port)).unwrap();
     let passed = new.listeners.iter().map(|l| l.try_clone().unwrap()).collect();
-    settings.listen_addr = vec!["127.0.0.2".to_owned()];
+    settings.listen_addr = vec!["127.0.0.2".to_owned()].into();
     let moved = open(&settings, passed).unwrap();
     assert_eq!(names(&moved)[0], format!("127.0.0.2:{}", settings.listen_port));
     assert_eq!(names(&moved)[1], names(&new)[1]);

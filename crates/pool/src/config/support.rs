@@ -1,0 +1,86 @@
+//! Settings that pgbouncer has and that do nothing here, or not everything, and settings that contradict each other.
+//! What would be dangerous to pass over is refused, the rest is warned of.
+
+use super::load::Places;
+use super::settings::{AuthType, Settings, SslMode};
+use super::{Config, Fault};
+
+/// Why a setting can't have a value that pgbouncer takes.
+pub(super) fn refusal(name: &str, value: &str) -> Option<String> {
+    let lower = value.to_ascii_lowercase();
+    let is_known = name == "auth_type" && matches!(lower.as_str(), "pam" | "ldap");
+    is_known.then(|| format!("auth_type {lower} is not supported"))
+}
+
+/// Looks for what isn't supported and for contradictions.
+pub(super) fn check(config: &Config, places: &Places, faults: &mut Vec<Fault>, warnings: &mut Vec<Fault>) {
+    let settings = &config.settings;
+    let put = |list: &mut Vec<Fault>, name: &str, (text, hint): (String, &str)| {
+        let fault = match places.get(name) {
+            Some(place) => place.fault(text),
+            None => Fault::of(&settings.conffile, text),
+        };
+        list.push(fault.hint(hint));
+    };
+    for (name, applies, text, hint) in refused(settings) {
+        if applies {
+            put(faults, name, (text.to_owned(), hint));
+        }
+    }
+    for (name, applies, hint) in ignored(settings) {
+        if applies {
+            put(warnings, name, (format!("{name} has no effect"), hint));
+        }
+    }
+    if settings.unix_socket_mode.0 > 0o777 {
+        let text = format!("unix_socket_mode {0} is {0:04o} in octal", settings.unix_socket_mode.0);
+        put(warnings, "unix_socket_mode", (text, "octal numbers begin with a zero"));
+    }
+}
+
+type Refusal = (&'static str, bool, &'static str, &'static str);
+
+fn refused(settings: &Settings) -> [Refusal; 5] {
+    let cert = settings.auth_type == AuthType::Cert && settings.client_tls_sslmode != SslMode::VerifyFull;
+    [
+        ("syslog", settings.syslog, "syslog is not supported", "log to a file or to standard error"),
+        ("peer_id", settings.peer_id != 0, "peer_id is not supported", "one process uses all cores"),
+        ("auth_type", cert, "auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL", ""),
+        (
+            "auth_dbname",
+            settings.auth_dbname.as_deref() == Some("pgbouncer"),
+            "cannot use the reserved \"pgbouncer\" database as an auth_dbname",
+            "",
+        ),
+        (
+            "metrics_listen",
+            !is_address(&settings.metrics_listen),
+            "invalid value for parameter metrics_listen in configuration",
+            "it takes an address and a port such as 127.0.0.1:9127, or nothing",
+        ),
+    ]
+}
+
+fn ignored(settings: &Settings) -> [(&'static str, bool, &'static str); 6] {
+    let params = settings.client_tls_dheparams.as_str();
+    let dheparams = !["auto", "none", ""].contains(&params);
+    let (zones, resolv) = (!settings.dns_zone_check_period.is_zero(), settings.resolv_conf.is_some());
+    [
+        ("auth_ldap_options", settings.auth_ldap_options.is_some(), "LDAP is not supported"),
+        ("client_tls_dheparams", dheparams, "keys are exchanged over elliptic curves only"),
+        ("dns_zone_check_period", zones, "names are looked up again after dns_max_ttl"),
+        ("resolv_conf", resolv, "names are looked up as the system is set up to"),
+        ("pkt_buf", settings.pkt_buf != Settings::default().pkt_buf, "buffers have a fixed size"),
+        (
+            "sbuf_loopcnt",
+            settings.sbuf_loopcnt != Settings::default().sbuf_loopcnt,
+            "connections take turns by themselves",
+        ),
+    ]
+}
+
+/// Whether a text is empty or an address with a port.
+fn is_address(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    text.is_empty() || parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
