@@ -1,6 +1,7 @@
 //! What is wrong in a configuration file, and where.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// One thing that is wrong, or only doubtful.
@@ -29,6 +30,14 @@ impl Fault {
         Self { hint: hint.into(), ..self }
     }
 
+    /// Something that happened with a file.
+    #[must_use]
+    pub(super) fn io(file: &Path, what: &str, error: &io::Error) -> Self {
+        let reason = error.to_string();
+        let reason = reason.split(" (os error").next().unwrap_or(&reason);
+        Self::of(file, format!("{what} {}: {reason}", file.display()))
+    }
+
     /// Something about a file.
     #[must_use]
     pub fn of(file: &Path, text: impl Into<String>) -> Self {
@@ -38,12 +47,14 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}", self.text, self.file.display())?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
+        f.write_str(&self.text)?;
+        let file = self.file.display().to_string();
+        match self.line {
+            Some(line) => write!(f, " ({file}:{line})")?,
+            None if self.text.contains(&file) => {}
+            None => write!(f, " ({file})")?,
         }
-        f.write_str(if self.hint.is_empty() { ")" } else { "): " })?;
-        f.write_str(&self.hint)
+        if self.hint.is_empty() { Ok(()) } else { write!(f, ": {}", self.hint) }
     }
 }
 

@@ -27,10 +27,7 @@ impl Idents {
     pub fn load(path: &Path) -> (Self, Vec<Fault>) {
         match fs::read(path) {
             Ok(bytes) => Self::parse(path, &bytes),
-            Err(e) => {
-                let text = format!("could not open ident config file {}: {e}", path.display());
-                (Self::default(), vec![Fault::of(path, text)])
-            }
+            Err(e) => (Self::default(), vec![Fault::io(path, "could not open ident config file", &e)]),
         }
     }
 

@@ -236,3 +236,6 @@ table::settings! {
 /// The query that pgbouncer has by default (its documentation, `auth_query`).
 const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
                           FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
+
+#[cfg(test)]
+mod tests;

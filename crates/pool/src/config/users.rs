@@ -22,9 +22,7 @@ impl Credentials {
     pub fn load(path: &Path) -> (Self, Vec<Fault>) {
         match fs::read(path) {
             Ok(bytes) => Self::parse(path, &bytes),
-            Err(e) => {
-                (Self::default(), vec![Fault::of(path, format!("could not open auth_file {}: {e}", path.display()))])
-            }
+            Err(e) => (Self::default(), vec![Fault::io(path, "could not open auth_file", &e)]),
         }
     }
 

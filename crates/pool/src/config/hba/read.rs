@@ -26,8 +26,8 @@ impl Hba {
         match fs::read(path) {
             Ok(bytes) => Self::parse(path, &bytes, idents),
             Err(e) => {
-                let text = format!("could not open hba config file {}: {e}", path.display());
-                Reading { warnings: vec![Fault::of(path, text)], ..Reading::default() }
+                let warnings = vec![Fault::io(path, "could not open hba config file", &e)];
+                Reading { warnings, ..Reading::default() }
             }
         }
     }
@@ -149,7 +149,7 @@ impl Reader<'_> {
             return Err("files name each other too deeply".to_owned());
         }
         let path = self.path.parent().map_or_else(|| PathBuf::from(file), |directory| directory.join(file));
-        let text = fs::read_to_string(&path).map_err(|e| format!("could not read {}: {e}", path.display()))?;
+        let text = fs::read_to_string(&path).map_err(|e| Fault::io(&path, "could not open", &e).text)?;
         for line in text.lines() {
             for field in fields(line).map_err(|why| format!("{}: {why}", path.display()))? {
                 self.add(names, &field, databases, depth)?;
