@@ -121,6 +121,11 @@ impl Pooler {
         let _ = self.shared.old.set(old);
     }
 
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.shared.threads()
+    }
+
     /// Returns when every thread has answered: none is stuck.
     pub async fn answer(&self) {
         self.shared.call_all(|_| ()).await;

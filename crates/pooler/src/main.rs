@@ -1,23 +1,59 @@
-//! `pgherd-pooler`: the pooler's program. Flags, the log, signals and the pidfile; what pooling is lives in `pool`.
+//! `pgherd-pooler`: the pooler's program. It reads the command line, starts the parts and waits for the end; what pooling
+//! is lives in `pool`.
 
-use std::path::PathBuf;
+mod daemon;
+mod flags;
+mod log;
+mod online;
+mod pidfile;
+mod privileges;
+mod serve;
+mod signals;
+mod start;
 
-use anyhow::{Context, Result};
-use pool::config::Config;
-use pool::listen::Listener;
-use pool::pooler::Pooler;
+use std::io::Write as _;
+use std::process::ExitCode;
 
-fn main() -> Result<()> {
-    let file = PathBuf::from(std::env::args_os().next_back().context("name an ini file")?);
-    let loaded = Config::load(&file).map_err(|e| anyhow::anyhow!("{e}"))?;
-    let settings = &loaded.config.settings;
-    let mut listeners = Vec::new();
-    for address in &settings.listen_addr {
-        let address = if address == "*" { "0.0.0.0" } else { address };
-        let listener = std::net::TcpListener::bind((address, settings.listen_port))?;
-        listener.set_nonblocking(true)?;
-        listeners.push(Listener::Tcp(listener));
+use clap::Parser as _;
+
+use crate::flags::Flags;
+use crate::log::{Log, Severity};
+use crate::start::Failure;
+
+/// The command line or the configuration is wrong. It doesn't get better by another try.
+const EXIT_CONFIG: u8 = 64;
+
+fn main() -> ExitCode {
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        Err(e) => {
+            // A closed pipe is the reader's choice.
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS };
+        }
+    };
+    if flags.version {
+        let _ = writeln!(std::io::stdout(), "{}\ntls: rustls (ring)\nsystemd: yes", pool::BANNER);
+        return ExitCode::SUCCESS;
     }
-    Pooler::start(loaded.config, listeners)?.join();
-    Ok(())
+    if flags.daemon && !flags.background {
+        return daemon::start().unwrap_or_else(|e| {
+            eprintln!("pgherd-pooler: can't go into the background: {e}");
+            ExitCode::FAILURE
+        });
+    }
+    let log = Log::start(flags.verbose);
+    let result = start::run(&flags, &log);
+    if let Err(failure) = &result {
+        log.line(Severity::Fatal, failure.text());
+        if flags.quiet {
+            eprintln!("pgherd-pooler: {}", failure.text());
+        }
+    }
+    log.flush();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Configuration(_)) => ExitCode::from(EXIT_CONFIG),
+        Err(Failure::Other(_)) => ExitCode::FAILURE,
+    }
 }

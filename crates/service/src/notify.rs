@@ -51,6 +51,11 @@ impl Notifier {
         self.send(&format!("STATUS={}", one_line(status)));
     }
 
+    /// Another process is the service's main one from now on.
+    pub fn main_process(&self, pid: u32) {
+        self.send(&format!("MAINPID={pid}"));
+    }
+
     /// The program is alive.
     pub fn watchdog(&self) {
         self.send("WATCHDOG=1");
@@ -116,6 +121,8 @@ mod tests {
         assert!(receive(&socket).starts_with("RELOADING=1\nMONOTONIC_USEC="));
         notifier.watchdog();
         assert_eq!(receive(&socket), "WATCHDOG=1");
+        notifier.main_process(7);
+        assert_eq!(receive(&socket), "MAINPID=7");
         notifier.stopping("asked to");
         assert_eq!(receive(&socket), "STOPPING=1\nSTATUS=asked to");
     }

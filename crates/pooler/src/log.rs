@@ -1,0 +1,146 @@
+//! The log, in pgbouncer's form: `2020-01-11 08:30:24.178 UTC [1234] LOG text`, to a file and to standard error. What is
+//! logged is everybody's own business; what the library tells its clients' administrators has the target `pooler`.
+
+mod line;
+mod writer;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use pool::config::Settings;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber, callsite};
+
+pub(crate) use line::Severity;
+use writer::Writer;
+
+/// Longest wait for the last lines to be written.
+const LAST: Duration = Duration::from_secs(3);
+
+/// The log of the process. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Log(Arc<Inner>);
+
+struct Inner {
+    writer: Writer,
+    /// `-v`, which `verbose` doesn't go below.
+    floor: u8,
+    verbosity: AtomicU8,
+}
+
+impl Log {
+    /// Logs to standard error from now on. Panics are logged as errors.
+    pub(crate) fn start(verbosity: u8) -> Log {
+        let log =
+            Log(Arc::new(Inner { writer: Writer::default(), floor: verbosity, verbosity: AtomicU8::new(verbosity) }));
+        // It fails when there is a log already, which only a second call could have made.
+        let _ = tracing::subscriber::set_global_default(Events(log.clone()));
+        let panics = log.clone();
+        std::panic::set_hook(Box::new(move |info| {
+            panics.line(Severity::Error, &format!("a thread panicked: {info}"));
+            panics.flush();
+        }));
+        log
+    }
+
+    /// Writes to `logfile` too, by a thread of its own, and with `quiet` no more to standard error.
+    pub(crate) fn open(&self, settings: &Settings, quiet: bool) -> Result<(), String> {
+        self.follow(settings)?;
+        if quiet {
+            self.quiet();
+        }
+        self.0.writer.start().map_err(|e| format!("start the log's thread: {e}"))
+    }
+
+    /// Writes no more to standard error.
+    pub(crate) fn quiet(&self) {
+        self.0.writer.quiet();
+    }
+
+    /// Applies changed settings, and opens the file anew in case that it was moved away.
+    pub(crate) fn follow(&self, settings: &Settings) -> Result<(), String> {
+        let verbosity = u8::try_from(settings.verbose).unwrap_or(u8::MAX).max(self.0.floor);
+        if self.0.verbosity.swap(verbosity, Ordering::Relaxed) != verbosity {
+            callsite::rebuild_interest_cache();
+        }
+        let path = settings.logfile.as_deref().filter(|path| !path.as_os_str().is_empty());
+        let file = path.map(open).transpose().map_err(|(path, e)| {
+            let why =
+                e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_owned());
+            format!("Cannot open logfile: '{}': {why}", path.display())
+        })?;
+        self.0.writer.switch(file);
+        Ok(())
+    }
+
+    /// Adds a line.
+    pub(crate) fn line(&self, severity: Severity, text: &str) {
+        self.0.writer.line(severity, text);
+    }
+
+    /// Waits until everything is written, for a short while at most.
+    pub(crate) fn flush(&self) {
+        self.0.writer.flush(LAST);
+    }
+}
+
+fn open(path: &Path) -> Result<std::fs::File, (&Path, io::Error)> {
+    std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(|e| (path, e))
+}
+
+/// Makes lines of tracing's events.
+struct Events(Log);
+
+impl Events {
+    fn shows(&self, metadata: &Metadata<'_>) -> bool {
+        let ours = metadata.target() == "pooler" || metadata.target().starts_with("pool::");
+        *metadata.level() <= if ours || self.0.verbosity() > 2 { self.level() } else { Level::WARN }
+    }
+
+    fn level(&self) -> Level {
+        match self.0.verbosity() {
+            0 => Level::INFO,
+            1 => Level::DEBUG,
+            _ => Level::TRACE,
+        }
+    }
+}
+
+impl Log {
+    fn verbosity(&self) -> u8 {
+        self.0.verbosity.load(Ordering::Relaxed)
+    }
+}
+
+/// Spans aren't used: they would cost something for every client.
+impl Subscriber for Events {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && self.shows(metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
+        Some(self.level().into())
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let severity = Severity::from(event.metadata().level());
+        let mut text = line::Text::default();
+        event.record(&mut text);
+        self.0.line(severity, &text.0);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}

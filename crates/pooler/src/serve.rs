@@ -1,0 +1,261 @@
+//! The pooler's life from its start to its end: signals, the log, statistics, systemd, giving its place to a new process.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pool::console::Shutdown;
+use pool::listen::Listener;
+use pool::listen::open::Opened;
+use pool::listen::unix::SocketFile;
+use pool::pooler::Pooler;
+use pool::takeover::{self, Door, Passed, Role, Visitor};
+use service::notify::Notifier;
+use service::tasks::Tasks;
+use tracing::{error, info, warn};
+
+use crate::log::Log;
+use crate::online;
+use crate::pidfile::PidFile;
+use crate::signals::{Signal, Signals};
+use crate::start::Failure;
+
+/// A pooler that takes clients.
+pub(crate) struct Serving {
+    /// The pooler.
+    pub(crate) pooler: Arc<Pooler>,
+    signals: Signals,
+    notifier: Arc<Notifier>,
+    log: Log,
+    tasks: Tasks,
+    place: Option<Place>,
+    pidfile: Option<PidFile>,
+}
+
+/// What makes this process the one that clients and new processes find. Listening ends when it's dropped.
+struct Place {
+    file: Option<SocketFile>,
+    successor: Pin<Box<dyn Future<Output = (Option<Door>, Visitor)> + Send>>,
+}
+
+/// Whether to go on.
+#[derive(PartialEq, Eq)]
+enum Then {
+    GoOn,
+    End,
+}
+
+impl Serving {
+    pub(crate) fn new(pooler: Pooler, signals: Signals, log: Log, opened: Opened, pidfile: Option<PidFile>) -> Serving {
+        let place = Place::new(&pooler, opened);
+        let notifier = Arc::new(Notifier::from_env());
+        let tasks = Tasks::new();
+        Serving { pooler: Arc::new(pooler), signals, notifier, log, tasks, place: Some(place), pidfile }
+    }
+
+    /// Runs what passes requests to cancel on to the old process while that lives.
+    pub(crate) fn follow_old(&self, passing: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn("old process", async move {
+            passing.await;
+            info!(target: "pooler", "the old process has ended");
+            std::future::pending::<()>().await;
+        });
+    }
+
+    /// Runs until the pooler is told to end, and has.
+    pub(crate) async fn run(mut self) -> Result<(), Failure> {
+        self.spawn_tasks();
+        self.notifier.ready("serving");
+        let (pooler, tasks) = (self.pooler.clone(), self.tasks.clone());
+        let listening_ended = pooler.listening_ended();
+        tokio::pin!(listening_ended);
+        let mut listens = true;
+        loop {
+            tokio::select! {
+                signal = self.signals.next() => if self.obey(signal) == Then::End { break },
+                (door, visitor) = successor(&mut self.place) => self.give_place(door, visitor),
+                () = &mut listening_ended, if listens => {
+                    listens = false;
+                    self.place = None;
+                    self.notifier.stopping("shutting down");
+                }
+                () = pooler.wait_ended(), if !listens => {
+                    self.say_farewell();
+                    break;
+                }
+                () = tasks.cancelled() => {
+                    let cause = tasks.cause().map_or_else(|| "a task has ended".to_owned(), |c| c.to_string());
+                    return Err(Failure::Other(cause));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn_tasks(&self) {
+        self.tasks.spawn("log", follow_settings(self.pooler.clone(), self.log.clone()));
+        self.tasks.spawn("statistics", log_statistics(self.pooler.clone()));
+        if let Some(interval) = self.notifier.watchdog_interval() {
+            self.tasks.spawn("watchdog", feed_watchdog(self.pooler.clone(), self.notifier.clone(), interval));
+        }
+    }
+
+    /// Does what a signal asks for.
+    fn obey(&self, signal: Signal) -> Then {
+        match signal {
+            Signal::Hangup => self.reload(),
+            Signal::Terminate => return self.shut_down("SIGTERM", Shutdown::WaitForClients),
+            Signal::Interrupt => return self.shut_down("SIGINT", Shutdown::WaitForServers),
+            Signal::Quit => {
+                info!(target: "pooler", "got SIGQUIT, fast exit");
+                return Then::End;
+            }
+            Signal::User1 => {
+                info!(target: "pooler", "got SIGUSR1, pausing all activity");
+                let pooler = self.pooler.clone();
+                tokio::spawn(async move {
+                    if let Err(e) = pooler.pause().await {
+                        warn!(target: "pooler", "pause: {e}");
+                    }
+                });
+            }
+            Signal::User2 => {
+                info!(target: "pooler", "got SIGUSR2, continuing from PAUSE");
+                if let Err(e) = self.pooler.resume() {
+                    warn!(target: "pooler", "resume: {e}");
+                }
+            }
+        }
+        Then::GoOn
+    }
+
+    fn shut_down(&self, signal: &str, how: Shutdown) -> Then {
+        if self.pooler.shutdown().is_some() {
+            info!(target: "pooler", "got {signal} while shutting down, fast exit");
+            return Then::End;
+        }
+        let waiting = match how {
+            Shutdown::WaitForClients => "all clients disconnect",
+            _ => "all servers connections to be released",
+        };
+        info!(target: "pooler", "got {signal}, shutting down, waiting for {waiting}");
+        self.pooler.shut_down(how);
+        Then::GoOn
+    }
+
+    fn say_farewell(&self) {
+        match self.pooler.shutdown() {
+            Some(Shutdown::WaitForClients) => info!(target: "pooler", "client connections dropped, exiting"),
+            Some(Shutdown::WaitForServers) => info!(target: "pooler", "server connections dropped, exiting"),
+            _ => info!(target: "pooler", "exiting"),
+        }
+    }
+
+    fn reload(&self) {
+        info!(target: "pooler", "got SIGHUP, re-reading config");
+        self.notifier.reloading();
+        match self.pooler.reload() {
+            Ok(warnings) => warnings.iter().for_each(|warning| warn!(target: "pooler", "{warning}")),
+            Err(faults) => {
+                faults.0.iter().for_each(|fault| error!(target: "pooler", "{fault}"));
+                error!(target: "pooler", "cannot load config file, the old settings stay in force");
+                // The log may have been moved away all the same.
+                follow(&self.log, &self.pooler);
+            }
+        }
+        self.notifier.ready("serving");
+    }
+
+    /// Leaves everything that this process is found by to the new one, and waits for its own clients to go.
+    fn give_place(&mut self, door: Option<Door>, visitor: Visitor) {
+        info!(target: "pooler", "process {} takes over, waiting for all clients disconnect", visitor.pid());
+        if let Some(file) = self.place.take().and_then(|place| place.file) {
+            file.leave();
+        }
+        if let Some(door) = door {
+            door.leave();
+        }
+        if let Some(pidfile) = self.pidfile.take() {
+            pidfile.leave();
+        }
+        self.pooler.shut_down(Shutdown::WaitForClients);
+        if let Ok(pid) = visitor.pid().try_into() {
+            self.notifier.main_process(pid);
+        }
+        let pooler = self.pooler.clone();
+        self.tasks.spawn("new process", async move {
+            if let Err(e) = visitor.stopped().await {
+                error!(target: "pooler", "tell the new process that it may take over: {e}");
+            }
+            online::serve_successor(visitor, pooler).await;
+        });
+    }
+}
+
+impl Place {
+    /// Waits for new processes where the settings allow it.
+    fn new(pooler: &Pooler, opened: Opened) -> Place {
+        let door = takeover::address(&pooler.config().settings).and_then(|address| {
+            let opened = Door::open(&address);
+            opened.inspect_err(|e| warn!(target: "pooler", "no online restart is possible: {address}: {e}")).ok()
+        });
+        let pass = |listener: Listener| Passed { role: Role::Clients, listener };
+        let sockets: Vec<Passed> = opened.listeners.into_iter().map(pass).collect();
+        let successor = async move {
+            match door {
+                Some(door) => {
+                    let (door, visitor) = online::receive(door, sockets).await;
+                    (Some(door), visitor)
+                }
+                None => std::future::pending().await,
+            }
+        };
+        Place { file: opened.file, successor: Box::pin(successor) }
+    }
+}
+
+/// Waits for the new process that takes this one's place.
+async fn successor(place: &mut Option<Place>) -> (Option<Door>, Visitor) {
+    match place {
+        Some(place) => place.successor.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Applies each change of the settings to the log. RELOAD opens its file anew.
+async fn follow_settings(pooler: Arc<Pooler>, log: Log) {
+    let mut configs = pooler.configs();
+    while configs.changed().await.is_ok() {
+        follow(&log, &pooler);
+    }
+}
+
+fn follow(log: &Log, pooler: &Pooler) {
+    if let Err(e) = log.follow(&pooler.config().settings) {
+        error!(target: "pooler", "{e}: the log stays where it was");
+    }
+}
+
+/// Ends a period of the statistics every `stats_period`, and logs it.
+async fn log_statistics(pooler: Arc<Pooler>) {
+    loop {
+        tokio::time::sleep(pooler.config().settings.stats_period.max(SHORTEST)).await;
+        let line = pooler.end_period().await;
+        if pooler.config().settings.log_stats {
+            info!(target: "pooler", "{line}");
+        }
+    }
+}
+
+/// A `stats_period` of zero would keep a core busy.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// Tells systemd that this process lives, as long as all its threads do.
+async fn feed_watchdog(pooler: Arc<Pooler>, notifier: Arc<Notifier>, interval: Duration) {
+    loop {
+        pooler.answer().await;
+        notifier.watchdog();
+        tokio::time::sleep(interval).await;
+    }
+}
