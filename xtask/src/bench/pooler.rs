@@ -7,6 +7,7 @@ mod cost;
 mod idle;
 mod json;
 mod pgbench;
+mod quiet;
 mod report;
 mod results;
 mod runner;
@@ -17,8 +18,8 @@ mod syscalls;
 mod targets;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::programs as installed;
@@ -58,6 +59,9 @@ pub(crate) struct Args {
     /// How long each load is watched
     #[arg(long, default_value_t = SECONDS, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
+    /// Before each run, wait so many seconds at most until nothing else uses the processors
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    patience: u64,
     /// Only scenarios with this in their name, as in 'transaction-simple-64', 'connect-scram' or 'idle'; may be given
     /// again. The numbers are not kept
     #[arg(long, value_name = "PATTERN")]
@@ -146,7 +150,6 @@ async fn measure(
     idle: bool,
 ) -> Result<(Setting, Results)> {
     let began = Instant::now();
-    warn_of_load();
     let site = Site::make()?;
     let mut contenders = Vec::new();
     for (n, (named, workers)) in named.iter().enumerate() {
@@ -158,6 +161,7 @@ async fn measure(
     let mut runner = Runner::new(&site, &server, &contenders, &postgres).await?;
     runner.rounds = args.rounds;
     runner.seconds = args.seconds;
+    runner.patience = Duration::from_secs(args.patience);
     if scenarios.iter().any(|s| !s.reconnect) {
         match Counter::find(&site).await {
             Ok(counter) => runner.counter = Some(counter),
@@ -177,10 +181,13 @@ async fn measure(
         say!("[{count} of {count}, {}] {IDLE}", elapsed(began));
         idle_outcomes = runner.idle(usual).await?;
     }
-    let setting = setting(args, &server, runner.counter.as_ref());
+    let setting = setting(args, &server, &runner);
     drop(runner);
     server.stop().await?;
     say!("took {}", elapsed(began));
+    if setting.runs.disturbed > 0 {
+        say!("other work disturbed {} of {} runs: see --patience", setting.runs.disturbed, setting.runs.all);
+    }
     Ok((
         setting,
         Results {
@@ -201,7 +208,7 @@ fn profile(contender: &Contender) -> Profile {
     }
 }
 
-fn setting(args: &Args, server: &Server, counter: Option<&Counter>) -> Setting {
+fn setting(args: &Args, server: &Server, runner: &Runner<'_>) -> Setting {
     let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = information.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(':'));
     Setting {
@@ -211,19 +218,12 @@ fn setting(args: &Args, server: &Server, counter: Option<&Counter>) -> Setting {
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         processor: processor.map_or("unknown processor", |(_, name)| name.trim()).to_owned(),
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
-        counter: counter.map(Counter::name),
+        counter: runner.counter.as_ref().map(Counter::name),
+        runs: runner.runs(),
     }
 }
 
 fn elapsed(since: Instant) -> String {
     let seconds = since.elapsed().as_secs();
     format!("{}:{:02}", seconds / 60, seconds % 60)
-}
-
-/// Other work on the machine spoils the figures.
-fn warn_of_load() {
-    let text = fs::read_to_string(Path::new("/proc/loadavg")).unwrap_or_default();
-    if let Some(load) = text.split(' ').next().and_then(|l| l.parse::<f64>().ok()).filter(|l| *l > 0.5) {
-        say!("the machine is busy (load {load}): the figures will be noisy");
-    }
 }

@@ -1,7 +1,8 @@
 //! The results as JSON, for programs:
 //!
 //! ```text
-//! {"machine": {"postgres", "rounds", "seconds", "cores", "processor", "kernel"},
+//! {"machine": {"postgres", "rounds", "seconds", "cores", "processor", "kernel", "runs",
+//!   "disturbed_runs"},
 //!  "poolers": [{"name", "workers", "version"}],
 //!  "scenarios": [{"name", "mode", "protocol", "clients", "workers", "poolers": {NAME: FIGURES}}],
 //!  "connect": [{"name", "auth", "clients", "workers", "poolers": {NAME: FIGURES}}],
@@ -27,6 +28,7 @@ pub(super) fn document(setting: &Setting, results: &Results, targets: &[Target])
         "machine": {
             "postgres": setting.postgres, "rounds": setting.rounds, "seconds": setting.seconds, "cores": setting.cores,
             "processor": setting.processor, "kernel": setting.kernel,
+            "runs": setting.runs.all, "disturbed_runs": setting.runs.disturbed,
         },
         "poolers": poolers.collect::<Vec<Value>>(),
         "scenarios": results.steady().flat_map(|row| entries(results, row)).collect::<Vec<Value>>(),

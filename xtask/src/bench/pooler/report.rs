@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::idle;
 use super::results::{Figures, IdleOutcome, Metric, Outcome, Results, Row, Step};
+use super::runner::Runs;
 use super::targets::{NOISE, Target, Unit, Verdict};
 
 /// How and on what it was measured.
@@ -21,6 +22,7 @@ pub(super) struct Setting {
     pub(super) kernel: String,
     /// What counted system calls.
     pub(super) counter: Option<&'static str>,
+    pub(super) runs: Runs,
 }
 
 /// A theme of the tables.
@@ -78,7 +80,7 @@ pub(super) fn markdown(setting: &Setting, results: &Results, targets: &[Target])
 }
 
 fn introduce(text: &mut String, setting: &Setting, results: &Results) {
-    let Setting { postgres, rounds, seconds, cores, processor, kernel, counter } = setting;
+    let Setting { postgres, rounds, seconds, cores, processor, kernel, counter, runs } = setting;
     let _ = write!(
         text,
         "Made by `cargo xtask bench pooler` on one machine with {cores} cores ({processor}, Linux {kernel}): {postgres}, fsync \
@@ -98,6 +100,9 @@ fn introduce(text: &mut String, setting: &Setting, results: &Results) {
             middle * 100.0,
             most * 100.0
         );
+    }
+    if runs.disturbed > 0 {
+        let _ = write!(text, " Other work was going on when {} of {} runs began.", runs.disturbed, runs.all);
     }
     text.push_str("\n\n| pooler | version |\n|---|---|\n");
     for contender in &results.contenders {
@@ -324,6 +329,7 @@ mod tests {
             processor: "cpu".to_owned(),
             kernel: "6".to_owned(),
             counter: Some("perf stat"),
+            runs: Runs { all: 9, disturbed: 1 },
         }
     }
 

@@ -1,5 +1,6 @@
 //! Carrying out scenarios: poolers take turns within each, in another order each round, so that noise hits all alike.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +11,7 @@ use super::contender::{Contender, Running};
 use super::cost::Cpu;
 use super::idle;
 use super::pgbench::{Pgbench, Traffic, Window};
+use super::quiet;
 use super::results::{Figures, Idle, IdleOutcome, Outcome, Row};
 use super::scenario::{Auth, Mode, POOL, Protocol, Scenario};
 use super::server::{Secrets, Server};
@@ -19,6 +21,13 @@ use super::syscalls::Counter;
 /// How long system calls are counted, in a load of so many seconds.
 const COUNTING: Duration = Duration::from_millis(700);
 const COUNTED_LOAD: u64 = 1;
+
+/// How many runs there were, and how many of them began while something else was at work.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Runs {
+    pub(super) all: u32,
+    pub(super) disturbed: u32,
+}
 
 /// Everything that a scenario needs.
 #[derive(Debug)]
@@ -30,6 +39,9 @@ pub(super) struct Runner<'a> {
     /// How long a load is watched.
     pub(super) seconds: u64,
     pub(super) counter: Option<Counter>,
+    /// Longest wait before each round of a pooler for other work on the machine to end.
+    pub(super) patience: Duration,
+    runs: Cell<Runs>,
     pgbench: Pgbench<'a>,
     secrets: Secrets,
 }
@@ -43,7 +55,31 @@ impl<'a> Runner<'a> {
     ) -> Result<Runner<'a>> {
         let secrets = server.secrets().await?;
         let pgbench = Pgbench { site, program: postgres.join("pgbench") };
-        Ok(Runner { site, server, contenders, rounds: 1, seconds: COUNTED_LOAD, counter: None, pgbench, secrets })
+        Ok(Runner {
+            site,
+            server,
+            contenders,
+            rounds: 1,
+            seconds: COUNTED_LOAD,
+            counter: None,
+            patience: Duration::ZERO,
+            runs: Cell::default(),
+            pgbench,
+            secrets,
+        })
+    }
+
+    /// The runs so far.
+    pub(super) fn runs(&self) -> Runs {
+        self.runs.get()
+    }
+
+    /// Looks for other work before a run.
+    async fn look_around(&self) -> Result<()> {
+        let quiet = quiet::wait(self.patience).await?;
+        let Runs { all, disturbed } = self.runs.get();
+        self.runs.set(Runs { all: all + 1, disturbed: disturbed + u32::from(!quiet) });
+        Ok(())
     }
 
     /// All rounds of a scenario. A pooler that fails doesn't stop the others; PostgreSQL failing stops everything.
@@ -90,6 +126,7 @@ impl<'a> Runner<'a> {
 
     /// A round of one pooler. The inner error is the pooler's.
     async fn watch(&self, contender: &Contender, scenario: &Scenario) -> Result<Result<Figures>> {
+        self.look_around().await?;
         let watched = self.with_pooler(contender, scenario, async |pooler| {
             self.warm(contender, scenario).await?;
             let mut load = self.pgbench.start(contender.address(), scenario, self.seconds)?;
