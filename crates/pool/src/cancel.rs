@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use subtle::ConstantTimeEq;
@@ -12,6 +13,17 @@ use crate::session::login::SLOT_BITS;
 use crate::shared::Shared;
 use crate::wire::build::frontend as build;
 use crate::worker::Worker;
+
+/// What became of cancel requests.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Sent to the server that a client of ours holds.
+    pub(crate) forwarded: AtomicU64,
+    /// Left to the process that this one took the place of.
+    pub(crate) passed_on: AtomicU64,
+    /// Dropped: no client that holds a server has the key.
+    pub(crate) unmatched: AtomicU64,
+}
 
 /// A secret for a client's cancel key: 4 bytes, or 32 from protocol 3.2 on.
 pub(crate) fn new_key(minor: u16) -> Box<[u8]> {
@@ -26,11 +38,16 @@ pub(crate) fn new_key(minor: u16) -> Box<[u8]> {
 /// Cancels what the client with this key runs, here or at the process that this one took the place of; returns when the
 /// server has been asked.
 pub(crate) async fn forward(shared: &Arc<Shared>, pid: u32, key: &[u8]) {
-    if !forward_here(shared, pid, key).await
-        && let Some(old) = shared.old.get()
-    {
+    let counts = &shared.cancels;
+    let outcome = if forward_here(shared, pid, key).await {
+        &counts.forwarded
+    } else if let Some(old) = shared.old.get() {
         old.cancel(pid, key).await;
-    }
+        &counts.passed_on
+    } else {
+        &counts.unmatched
+    };
+    outcome.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Whether the key was that of a client with a server.
@@ -79,7 +96,8 @@ async fn ask(worker: &Worker, facts: &Facts, marks: &Marks) {
         let stream = login::open(worker, &facts.address.peer).await?;
         let encrypts = facts.address.tls;
         let host = &facts.address.host;
-        let mut stream = if encrypts { login::encrypt(worker, stream, host).await.map_err(std::io::Error::other)? } else { stream };
+        let mut stream =
+            if encrypts { login::encrypt(worker, stream, host).await.map_err(std::io::Error::other)? } else { stream };
         let mut packet = Vec::new();
         build::cancel_request(&mut packet, facts.pid, &facts.key);
         crate::server::Output::default().drain(&mut stream, &packet).await?;

@@ -9,6 +9,7 @@ pub mod config;
 pub mod console;
 mod flow;
 pub mod listen;
+pub mod metrics;
 mod plan;
 mod pool;
 pub mod pooler;

@@ -253,7 +253,10 @@ impl Pool {
     fn send(&self, worker: &Rc<Worker>, server: Box<Server>, thread: usize) {
         self.roll.borrow_mut().remove(&server.facts.id);
         match server.detach() {
-            Ok(moved) => worker.shared.send(thread, Message::Server(self.shared.clone(), Box::new(moved))),
+            Ok(moved) => {
+                self.stats.moved();
+                worker.shared.send(thread, Message::Server(self.shared.clone(), Box::new(moved)));
+            }
             Err(e) => tracing::warn!("move a server connection to another thread: {e}"),
         }
     }

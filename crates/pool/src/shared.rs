@@ -9,16 +9,16 @@ use std::io;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::books::Books;
 use crate::config::{Config, Settings, SslMode};
-use crate::tls;
 use crate::plan::Plan;
 use crate::secrets::Secrets;
 use crate::takeover::Canceller;
+use crate::tls;
 use crate::vars::Tracked;
 use crate::worker::Worker;
 pub(crate) use limits::{Database, Slot, User};
@@ -105,6 +105,8 @@ pub(crate) struct Shared {
     pub(crate) tracked: Tracked,
     /// Start of the process; times in atomics are nanoseconds since then.
     pub(crate) started: Instant,
+    /// Start of the process, for people.
+    pub(crate) began: SystemTime,
     workers: OnceLock<Vec<mpsc::UnboundedSender<Message>>>,
     /// Clients on each thread.
     pub(crate) clients: Box<[AtomicU32]>,
@@ -118,8 +120,12 @@ pub(crate) struct Shared {
     pub(crate) shutdown: AtomicU32,
     /// Console sessions among the clients.
     pub(crate) consoles: AtomicU32,
+    /// What became of cancel requests.
+    pub(crate) cancels: crate::cancel::Counts,
     /// Whether new connections are accepted.
     pub(crate) listening: watch::Sender<bool>,
+    /// Whether the last one has been accepted.
+    pub(crate) closed: watch::Sender<bool>,
     /// What was counted at the ends of the last periods.
     pub(crate) books: Mutex<Books>,
     /// Users' secrets.
@@ -147,6 +153,7 @@ impl Shared {
             old: OnceLock::new(),
             tracked,
             started: Instant::now(),
+            began: SystemTime::now(),
             workers: OnceLock::new(),
             clients: (0..threads).map(|_| AtomicU32::new(0)).collect(),
             next_id: AtomicU64::new(1),
@@ -154,7 +161,9 @@ impl Shared {
             suspended: AtomicBool::new(false),
             shutdown: AtomicU32::new(0),
             consoles: AtomicU32::new(0),
+            cancels: crate::cancel::Counts::default(),
             listening: watch::Sender::new(true),
+            closed: watch::Sender::new(false),
             books: Mutex::new(Books::new()),
             databases: Mutex::default(),
             users: Mutex::default(),

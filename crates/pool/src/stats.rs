@@ -21,6 +21,7 @@ pub(crate) struct Stats {
     wait_time: Cell<Duration>,
     binds: Cell<u64>,
     logins: Cell<u64>,
+    moves: Cell<u64>,
     /// Parse messages.
     pub(crate) parses: Parses,
 }
@@ -46,6 +47,16 @@ impl Stats {
     /// A client has logged in.
     pub(crate) fn logged_in(&self) {
         add(&self.logins, 1);
+    }
+
+    /// A server was sent to another thread.
+    pub(crate) fn moved(&self) {
+        add(&self.moves, 1);
+    }
+
+    /// How often a server was sent to another thread.
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves.get()
     }
 
     /// Bytes came from a client.
