@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::client::Order;
-use crate::config::{Config, Fault, Faults, settings};
+use crate::config::{Config, Fault, Faults};
 use crate::console::{self, AdminVerb, Answer, Command, Error, Shutdown};
 use crate::plan::Plan;
 use crate::shared::{Database, Shared};
@@ -80,10 +80,13 @@ fn for_pools(shared: &Shared, databases: Vec<Arc<Database>>, act: fn(&Rc<crate::
 /// Changes a setting.
 fn set(shared: &Arc<Shared>, key: &str, value: &str) -> Result<(), Error> {
     let mut config = Config::clone(&shared.config());
-    settings::set(&mut config.settings, key, value).map_err(|e| {
+    let warnings = config.set(key, value).map_err(|e| {
         tracing::warn!(target: "pooler", "{e}");
         Error::SetFailed
     })?;
+    for warning in warnings {
+        tracing::warn!(target: "pooler", "{warning}");
+    }
     put_in_force(shared, config);
     Ok(())
 }

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 
 use super::books;
 use crate::client::{self, Origin, Presence};
-use crate::config::{Host, PoolMode, settings};
+use crate::config::{PoolMode, settings};
 use crate::console::rows::{
     Buffers, ClientState, ConfigRow, Counters, DatabaseRow, Endpoint, ListCounts, MemRow, PeerRow, PoolRow, Replication,
     ServerState, Side, SocketRow, State, StatsRow, UserRow,
@@ -281,11 +281,10 @@ fn database_row(shared: &Shared, name: &str) -> Option<DatabaseRow> {
     let entry = config.database(name)?;
     let state = shared.database(name);
     let plan = Plan::of(&config, &entry, entry.user.as_deref().unwrap_or_default());
-    let hosts: Vec<String> = entry.hosts.iter().map(Host::to_string).collect();
     let most = entry.max_db_client_connections.unwrap_or(config.settings.max_db_client_connections);
     Some(DatabaseRow {
         name: name.to_owned(),
-        host: Some(hosts.join(",")).filter(|h| !h.is_empty()),
+        host: entry.host.clone(),
         port: plan.hosts.first().map_or(5432, |(_, port)| *port),
         database: plan.dbname.clone(),
         force_user: entry.user.clone(),

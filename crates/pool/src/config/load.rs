@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::database::Wrong;
+use super::hba::Reading;
 use super::ini::{Ini, Item, Place, What};
-use super::settings::{self, Change, TABLE};
+use super::settings::{self, Change, SetError, TABLE};
 use super::{AuthType, Config, Credentials, Database, Fault, Faults, Hba, Host, Idents, Peer, Settings, User};
 use super::{spelling, support};
 
@@ -53,8 +54,14 @@ struct Loader<'a> {
     has_main: bool,
     /// Whether entries are passed over, because their section isn't known.
     skips: bool,
-    faults: Vec<Fault>,
-    warnings: Vec<Fault>,
+    found: Findings,
+}
+
+/// What is wrong, and what is only doubtful.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) faults: Vec<Fault>,
+    pub(super) warnings: Vec<Fault>,
 }
 
 impl<'a> Loader<'a> {
@@ -68,34 +75,37 @@ impl<'a> Loader<'a> {
             section: "",
             has_main: false,
             skips: false,
-            faults: Vec::new(),
-            warnings: Vec::new(),
+            found: Findings::default(),
         }
     }
 
     fn load(mut self, old: Option<&Settings>) -> Result<Loaded, Faults> {
         let ini = Ini::read(self.path);
-        self.faults = ini.faults;
-        let is_read = self.faults.is_empty() || !ini.items.is_empty();
+        self.found.faults = ini.faults;
+        let is_read = self.found.faults.is_empty() || !ini.items.is_empty();
         for item in &ini.items {
             self.take(item);
         }
         if is_read && !self.has_main {
-            self.faults.push(Fault::of(self.path, "main section missing from config file"));
+            self.found.faults.push(Fault::of(self.path, "main section missing from config file"));
         }
         if let Some(old) = old {
             self.keep_fixed(old);
         }
-        support::check(&self.config, &self.places, &mut self.faults, &mut self.warnings);
+        let checked = support::check(&self.config.settings, &self.places);
+        self.found.faults.extend(checked.faults);
+        self.found.warnings.extend(checked.warnings);
         self.fill_hosts();
-        self.load_files();
+        self.config.load_credentials(&mut self.found);
+        self.config.load_rules(&mut self.found);
         // Faults of lines come before those of values until here.
-        self.faults
+        self.found
+            .faults
             .sort_by(|a, b| (a.file != *self.path, &a.file, a.line).cmp(&(b.file != *self.path, &b.file, b.line)));
-        if self.faults.is_empty() {
-            Ok(Loaded { config: self.config, warnings: self.warnings })
+        if self.found.faults.is_empty() {
+            Ok(Loaded { config: self.config, warnings: self.found.warnings })
         } else {
-            Err(Faults(self.faults))
+            Err(Faults(self.found.faults))
         }
     }
 
@@ -108,7 +118,7 @@ impl<'a> Loader<'a> {
                 "databases" => self.put_database(&item.place, key, value),
                 "users" => self.put_user(&item.place, key, value),
                 "peers" => self.put_peer(&item.place, key, value),
-                _ => self.faults.push(item.place.fault(format!("value without section: {key}"))),
+                _ => self.found.faults.push(item.place.fault(format!("value without section: {key}"))),
             },
         }
     }
@@ -119,12 +129,12 @@ impl<'a> Loader<'a> {
         self.section = known.unwrap_or("");
         if known.is_none() {
             let fault = place.fault(format!("invalid section \"{name}\" in configuration"));
-            self.faults.push(fault.hint(spelling::advice(name, SECTIONS)));
+            self.found.faults.push(fault.hint(spelling::advice(name, SECTIONS)));
         }
         if name == "pgbouncer" {
             if !self.places.is_empty() {
                 let warning = place.fault("section [pgbouncer] begins again");
-                self.warnings.push(warning.hint("the settings that it had before are back at their defaults"));
+                self.found.warnings.push(warning.hint("the settings that it had before are back at their defaults"));
             }
             self.has_main = true;
             self.places.clear();
@@ -135,14 +145,14 @@ impl<'a> Loader<'a> {
     fn put_setting(&mut self, place: &Place, key: &str, value: &str) {
         let Some(setting) = settings::find(key) else {
             let hint = spelling::advice(key, TABLE.iter().map(|setting| setting.name));
-            return self.faults.push(place.fault(format!("unknown parameter: pgbouncer/{key}")).hint(hint));
+            return self.found.faults.push(place.fault(format!("unknown parameter: pgbouncer/{key}")).hint(hint));
         };
         self.places.insert(setting.name, place.clone());
         if let Some(refusal) = support::refusal(setting.name, value) {
-            self.faults.push(place.fault(refusal));
+            self.found.faults.push(place.fault(refusal));
         } else if setting.put(&mut self.config.settings, value).is_err() {
             let fault = place.fault(format!("invalid value \"{value}\" for parameter {key} in configuration"));
-            self.faults.push(fault.hint(format!("it takes {}", setting.expected())));
+            self.found.faults.push(fault.hint(format!("it takes {}", setting.expected())));
         }
     }
 
@@ -170,14 +180,14 @@ impl<'a> Loader<'a> {
         self.tell(place, "peer", key, wrong);
         if self.config.peers.is_empty() {
             let warning = place.fault("section [peers] has no effect");
-            self.warnings.push(warning.hint("forwarding cancel requests to peers is not supported"));
+            self.found.warnings.push(warning.hint("forwarding cancel requests to peers is not supported"));
         }
         self.config.peers.extend(peer.map(|peer| (peer.id, peer)));
     }
 
     fn tell(&mut self, place: &Place, kind: &str, key: &str, wrong: Vec<Wrong>) {
         let fault = |(text, advice)| place.fault(format!("{kind} {key}: {text} in configuration")).hint(advice);
-        self.faults.extend(wrong.into_iter().map(fault));
+        self.found.faults.extend(wrong.into_iter().map(fault));
     }
 
     /// Takes back what can't change at run time.
@@ -188,7 +198,7 @@ impl<'a> Loader<'a> {
             }
             setting.copy(old, &mut self.config.settings);
             let text = format!("parameter {} cannot be changed without a restart", setting.name);
-            self.warnings.push(match self.places.get(setting.name) {
+            self.found.warnings.push(match self.places.get(setting.name) {
                 Some(place) => place.fault(text),
                 None => Fault::of(self.path, text),
             });
@@ -204,38 +214,70 @@ impl<'a> Loader<'a> {
             }
             if directory.is_none() {
                 let text = format!("database {}: unix socket dir not configured", database.name);
-                self.warnings
+                self.found
+                    .warnings
                     .push(Fault::of(self.path, text).hint("it has no host; its server is taken to be in /tmp"));
             }
             database.hosts = vec![Host::Unix(directory.clone().unwrap_or_else(|| "/tmp".into()))];
         }
     }
+}
 
-    fn load_files(&mut self) {
-        let settings = &self.config.settings;
-        if let Some(path) = &settings.auth_file {
-            let (credentials, warnings) = Credentials::load(path);
-            self.config.credentials = credentials;
-            self.warnings.extend(warnings);
+impl Config {
+    /// Changes a setting (SET), and reads the files again that it's about.
+    ///
+    /// # Errors
+    /// There is no such setting, or it can't change now, or not to that; nothing is changed then.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<Vec<Fault>, SetError> {
+        if let Some(refusal) = support::refusal(name, value) {
+            return Err(SetError::Refused(refusal));
         }
-        if settings.auth_type != AuthType::Hba {
+        let mut new = self.clone();
+        settings::set(&mut new.settings, name, value)?;
+        let mut findings = support::check(&new.settings, &Places::new());
+        let known = support::check(&self.settings, &Places::new());
+        findings.warnings.retain(|warning| !known.warnings.contains(warning));
+        match name {
+            "auth_file" => new.load_credentials(&mut findings),
+            "auth_type" | "auth_hba_file" | "auth_ident_file" => new.load_rules(&mut findings),
+            _ => {}
+        }
+        if let Some(fault) = findings.faults.first() {
+            return Err(SetError::Refused(fault.to_string()));
+        }
+        *self = new;
+        Ok(findings.warnings)
+    }
+
+    fn load_credentials(&mut self, findings: &mut Findings) {
+        self.credentials = Credentials::default();
+        if let Some(path) = &self.settings.auth_file {
+            let (credentials, warnings) = Credentials::load(path);
+            self.credentials = credentials;
+            findings.warnings.extend(warnings);
+        }
+    }
+
+    fn load_rules(&mut self, findings: &mut Findings) {
+        (self.hba, self.idents) = (None, Idents::default());
+        if self.settings.auth_type != AuthType::Hba {
             return;
         }
-        if let Some(path) = &settings.auth_ident_file {
+        if let Some(path) = &self.settings.auth_ident_file {
             let (idents, warnings) = Idents::load(path);
-            self.config.idents = idents;
-            self.warnings.extend(warnings);
+            self.idents = idents;
+            findings.warnings.extend(warnings);
         }
-        let reading = match &settings.auth_hba_file {
-            Some(path) => Hba::load(path, &self.config.idents),
+        let reading = match &self.settings.auth_hba_file {
+            Some(path) => Hba::load(path, &self.idents),
             None => {
-                self.warnings.push(Fault::of(self.path, "auth_hba_file is not set").hint("nobody can log in"));
-                super::hba::Reading::default()
+                let warning = Fault::of(&self.settings.conffile, "auth_hba_file is not set").hint("nobody can log in");
+                Reading { warnings: vec![warning], ..Reading::default() }
             }
         };
-        self.config.hba = Some(reading.hba);
-        self.faults.extend(reading.faults);
-        self.warnings.extend(reading.warnings);
+        self.hba = Some(reading.hba);
+        findings.faults.extend(reading.faults);
+        findings.warnings.extend(reading.warnings);
     }
 }
 

@@ -1,9 +1,9 @@
 //! Settings that pgbouncer has and that do nothing here, or not everything, and settings that contradict each other.
 //! What would be dangerous to pass over is refused, the rest is warned of.
 
-use super::load::Places;
+use super::Fault;
+use super::load::{Findings, Places};
 use super::settings::{AuthType, Settings, SslMode};
-use super::{Config, Fault};
 
 /// Why a setting can't have a value that pgbouncer takes.
 pub(super) fn refusal(name: &str, value: &str) -> Option<String> {
@@ -13,29 +13,25 @@ pub(super) fn refusal(name: &str, value: &str) -> Option<String> {
 }
 
 /// Looks for what isn't supported and for contradictions.
-pub(super) fn check(config: &Config, places: &Places, faults: &mut Vec<Fault>, warnings: &mut Vec<Fault>) {
-    let settings = &config.settings;
-    let put = |list: &mut Vec<Fault>, name: &str, (text, hint): (String, &str)| {
+pub(super) fn check(settings: &Settings, places: &Places) -> Findings {
+    let about = |name: &str, text: String, hint: &str| {
         let fault = match places.get(name) {
             Some(place) => place.fault(text),
             None => Fault::of(&settings.conffile, text),
         };
-        list.push(fault.hint(hint));
+        fault.hint(hint)
     };
-    for (name, applies, text, hint) in refused(settings) {
-        if applies {
-            put(faults, name, (text.to_owned(), hint));
-        }
-    }
-    for (name, applies, hint) in ignored(settings) {
-        if applies {
-            put(warnings, name, (format!("{name} has no effect"), hint));
-        }
-    }
+    let refused = refused(settings).into_iter().filter(|(_, applies, ..)| *applies);
+    let ignored = ignored(settings).into_iter().filter(|(_, applies, _)| *applies);
+    let mut findings = Findings {
+        faults: refused.map(|(name, _, text, hint)| about(name, text.to_owned(), hint)).collect(),
+        warnings: ignored.map(|(name, _, hint)| about(name, format!("{name} has no effect"), hint)).collect(),
+    };
     if settings.unix_socket_mode.0 > 0o777 {
         let text = format!("unix_socket_mode {0} is {0:04o} in octal", settings.unix_socket_mode.0);
-        put(warnings, "unix_socket_mode", (text, "octal numbers begin with a zero"));
+        findings.warnings.push(about("unix_socket_mode", text, "octal numbers begin with a zero"));
     }
+    findings
 }
 
 type Refusal = (&'static str, bool, &'static str, &'static str);

@@ -251,6 +251,51 @@ fn a_reload_takes_back_what_was_set_and_follows_conffile() {
 }
 
 #[test]
+fn set_reads_the_files_that_it_is_about() {
+    let site = Site::new("[pgbouncer]\npkt_buf=8192\n");
+    let mut config = site.load().unwrap().config;
+    site.write("users", "\"a\" \"1\"\nbroken\n");
+    site.write("hba", "local all all peer map=m\n");
+    site.write("ident", "m root all\n");
+    let path = |name: &str| site.path(name).display().to_string();
+    assert_eq!(config.set("auth_file", &path("users")).unwrap().len(), 1);
+    assert!(config.credentials.get("a").is_some());
+    assert_eq!(config.set("auth_ident_file", &path("ident")), Ok(vec![]));
+    assert_eq!(config.set("auth_hba_file", &path("hba")), Ok(vec![]));
+    assert_eq!(config.hba, None);
+    assert_eq!(config.set("auth_type", "hba"), Ok(vec![]));
+    assert_ne!(config.hba, Some(Hba::default()));
+    assert_eq!(config.set("auth_type", "trust"), Ok(vec![]));
+    assert_eq!(config.hba, None);
+    assert_eq!(config.set("auth_file", ""), Ok(vec![]));
+    assert!(config.credentials.is_empty());
+}
+
+#[test]
+fn set_refuses_what_a_file_could_not_say_either() {
+    let site = Site::new("[pgbouncer]\n");
+    site.write("hba", "host all all all ldap\n");
+    let mut config = site.load().unwrap().config;
+    config.set("auth_hba_file", site.path("hba").to_str().unwrap()).unwrap();
+    let before = config.clone();
+    for (name, value, text) in [
+        ("auth_type", "pam", "auth_type pam is not supported"),
+        ("auth_type", "cert", "auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL"),
+        ("auth_type", "hba", "could not parse hba config line"),
+        ("syslog", "1", "syslog is not supported"),
+        ("pool_mode", "x", "invalid value \"x\" for parameter pool_mode"),
+        ("listen_port", "1", "parameter listen_port cannot be changed without a restart"),
+        ("foo", "1", "unknown parameter: pgbouncer/foo"),
+    ] {
+        let refusal = config.set(name, value).unwrap_err().to_string();
+        assert!(refusal.starts_with(text), "{refusal}");
+    }
+    assert_eq!(config, before);
+    assert_eq!(config.set("dns_zone_check_period", "1").unwrap().len(), 1);
+    assert_eq!(config.set("verbose", "1"), Ok(vec![]));
+}
+
+#[test]
 fn modes_of_tls_are_read() {
     let (config, _) = good("[pgbouncer]\nserver_tls_sslmode=verify-ca\nclient_tls_sslmode=Require\n");
     assert_eq!(

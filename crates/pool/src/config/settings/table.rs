@@ -53,6 +53,9 @@ pub enum SetError {
         /// What it takes.
         expected: String,
     },
+    /// That isn't supported, or contradicts another setting or a file.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl Setting {
@@ -99,7 +102,7 @@ pub fn find(name: &str) -> Option<&'static Setting> {
     TABLE.iter().find(|setting| setting.name == name)
 }
 
-/// Changes a setting at run time (SET).
+/// Changes a setting at run time, and nothing else: see [`Config::set`](crate::config::Config::set).
 ///
 /// # Errors
 /// There is no such setting, or it can't change now, or not to that; nothing is changed then.
