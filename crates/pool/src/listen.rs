@@ -132,6 +132,8 @@ fn place(worker: &Rc<Worker>, accepted: Accepted) {
     let shared = &worker.shared;
     let count = |thread: &usize| shared.clients[*thread].load(Ordering::Relaxed);
     let thread = (0..shared.threads()).min_by_key(count).unwrap_or(worker.index);
+    // Counted here, so that a shutdown that waits for clients waits for those on their way to a thread too.
+    shared.clients[thread].fetch_add(1, Ordering::Relaxed);
     if thread == worker.index {
         worker.admit(accepted);
     } else {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 
 use crate::admin;
 use crate::cancel;
@@ -97,7 +97,7 @@ impl Pooler {
     /// Waits until no new connections are taken any more, whoever stopped that.
     pub async fn listening_ended(&self) {
         // An error means that the process is ending anyway.
-        let _ = self.shared.listening.subscribe().wait_for(|listening| !listening).await;
+        let _ = self.shared.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     /// The shutdown that is under way, whoever began it.
@@ -154,11 +154,20 @@ async fn work(worker: Rc<Worker>, mailbox: mpsc::UnboundedReceiver<Message>, lis
         .into_iter()
         .map(|listener| tokio::task::spawn_local(listen::accept(worker.clone(), Rc::new(listener))))
         .collect();
-    let mut listening = worker.shared.listening.subscribe();
-    tokio::task::spawn_local(async move {
-        // An error means that the process is ending anyway.
-        let _ = listening.wait_for(|listening| !listening).await;
-        accepting.iter().for_each(tokio::task::JoinHandle::abort);
-    });
+    if worker.index == 0 {
+        tokio::task::spawn_local(stop_accepting(worker.shared.clone(), accepting));
+    }
     worker::run(worker, mailbox).await;
+}
+
+/// Ends accepting when that's ordered, and tells when no further connection can come.
+async fn stop_accepting(shared: Arc<Shared>, accepting: Vec<JoinHandle<()>>) {
+    // An error means that the process is ending anyway.
+    let _ = shared.listening.subscribe().wait_for(|listening| !listening).await;
+    accepting.iter().for_each(JoinHandle::abort);
+    for task in accepting {
+        // It was aborted.
+        let _ = task.await;
+    }
+    shared.closed.send_replace(true);
 }

@@ -106,15 +106,17 @@ impl Worker {
         }
     }
 
-    /// Begins a client's session.
+    /// Begins a client's session. The client counts as this thread's since it was accepted.
     pub(crate) fn admit(self: &Rc<Self>, accepted: crate::listen::Accepted) {
         let stream = match accepted.stream.attach() {
             Ok(stream) => stream,
-            Err(e) => return tracing::warn!("register a client's connection: {e}"),
+            Err(e) => {
+                self.shared.clients[self.index].fetch_sub(1, Ordering::Relaxed);
+                return tracing::warn!("register a client's connection: {e}");
+            }
         };
         let presence = Rc::new(Presence::new(self.shared.id(), accepted.origin));
         let slot = self.clients.borrow_mut().insert(presence.clone());
-        self.shared.clients[self.index].fetch_add(1, Ordering::Relaxed);
         let seat = Seat { worker: self.clone(), slot, presence };
         tokio::task::spawn_local(session::run(seat, stream));
     }

@@ -140,7 +140,8 @@ impl Login<'_> {
         if wish.database == console::DATABASE {
             return self.console(&wish).await;
         }
-        if shared.shutdown.load(Ordering::Relaxed) > 0 {
+        // A shutdown that waits for clients waits for those that have come this far too.
+        if shared.shutdown.load(Ordering::Relaxed) > 1 {
             return Err(Refusal::Told { code: "57P01", text: "the pooler is shutting down".to_owned() });
         }
         if shared.client_count() > settings.max_client_conn {
