@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use harness::pooler::clients;
 use harness::programs;
 
 use crate::checkout;
@@ -32,6 +33,10 @@ pub(crate) enum Need {
     Pgbouncer,
     /// strace.
     Strace,
+    /// Python's drivers psycopg and asyncpg.
+    PythonDrivers,
+    /// Node.js and its driver node-postgres.
+    NodeDriver,
 }
 
 impl Need {
@@ -43,6 +48,8 @@ impl Need {
             Need::Iproute => &["iproute2"],
             Need::Pgbouncer => &["pgbouncer"],
             Need::Strace => &["strace"],
+            Need::PythonDrivers => &["python3-psycopg", "python3-asyncpg"],
+            Need::NodeDriver => &["nodejs", "node-pg"],
         }
     }
 
@@ -54,6 +61,8 @@ impl Need {
             Need::Iproute => programs::on_path("ip").is_some(),
             Need::Pgbouncer => programs::on_path("pgbouncer").is_some(),
             Need::Strace => programs::on_path("strace").is_some(),
+            Need::PythonDrivers => clients::python().is_ok_and(|p| has_modules(&p, "psycopg, asyncpg")),
+            Need::NodeDriver => programs::on_path("node").is_some() && clients::node_postgres_is_there(),
         }
     }
 
@@ -63,13 +72,16 @@ impl Need {
             Need::Etcd => Some("etcd.service"),
             Need::Haproxy => Some("haproxy.service"),
             Need::Pgbouncer => Some("pgbouncer.service"),
-            Need::Postgres | Need::Iproute | Need::Strace => None,
+            Need::Postgres | Need::Iproute | Need::Strace | Need::PythonDrivers | Need::NodeDriver => None,
         }
     }
 }
 
 /// Installs what is missing, saying so. Where it may not, the error holds the line to type.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    if needs.contains(&Need::NodeDriver) && !Need::NodeDriver.is_met() {
+        install_with_npm()?;
+    }
     let missing: Vec<Need> = needs.iter().copied().filter(|n| !n.is_met()).collect();
     if missing.is_empty() {
         return Ok(());
@@ -96,6 +108,24 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         Some(need) => bail!("{} was installed, yet its programs are not found", need.packages().join(" ")),
         None => Ok(()),
     }
+}
+
+fn has_modules(python: &Path, modules: &str) -> bool {
+    let mut command = Command::new(python);
+    command.args(["-c", &format!("import {modules}")]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|s| s.success())
+}
+
+/// Debian's package of node-postgres wants Debian's Node.js. Where another one is, npm brings the driver, into the build
+/// directory.
+fn install_with_npm() -> Result<()> {
+    let (Some(_), Some(npm)) = (programs::on_path("node"), programs::on_path("npm")) else { return Ok(()) };
+    let directory = clients::node_directory()?;
+    say!("installing node-postgres into {} (missing here)", directory.display());
+    fs::create_dir_all(&directory).context("make a directory for npm")?;
+    let mut command = Command::new(npm);
+    command.args(["install", "--no-audit", "--no-fund", "--prefix", ".", "pg@8"]).current_dir(&directory);
+    checkout::run(command.stdin(Stdio::null()).stdout(Stdio::null()))
 }
 
 fn by_hand(missing: &[Need], packages: &[&str]) -> String {

@@ -51,7 +51,14 @@ impl Tally {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    packages::ensure(&[Need::Postgres, Need::Etcd, Need::Haproxy, Need::Iproute])?;
+    packages::ensure(&[
+        Need::Postgres,
+        Need::Etcd,
+        Need::Haproxy,
+        Need::Iproute,
+        Need::PythonDrivers,
+        Need::NodeDriver,
+    ])?;
     let suite = Suite::new(&args.filter)?;
     let mut tally = Tally::default();
     let (result, left) = supervise::run(suite.run(&mut tally))?;

@@ -6,6 +6,7 @@ mod auth;
 mod cancel;
 mod console;
 mod copy;
+mod drivers;
 mod hba;
 mod limits;
 mod logging;

@@ -96,37 +96,53 @@ impl World {
         run(command, b"").await
     }
 
-    /// A Python script, with Debian's Python, whose packages psycopg and asyncpg are.
-    pub async fn python(&self, script: &Path, arguments: &[&str]) -> Result<Output> {
-        let python = Path::new("/usr/bin/python3");
-        let python = if python.exists() { python.to_owned() } else { programs::require("python3", "python3")? };
-        let mut command = self.command(python);
-        command.arg("-B").arg(script).args(arguments);
+    /// A script for Python or Node.js, by its name's end.
+    pub async fn script(&self, script: &Path, arguments: &[&str]) -> Result<Output> {
+        run(self.script_command(script, arguments)?, b"").await
+    }
+
+    /// The same as the administrator of the console.
+    pub async fn script_at_console(&self, script: &Path, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.script_command(script, arguments)?;
+        command.env("PGUSER", "postgres").env("PGPASSWORD", password("postgres")).env("PGDATABASE", "pgbouncer");
         run(command, b"").await
     }
 
-    /// A script for Node.js.
-    pub async fn node(&self, script: &Path, arguments: &[&str]) -> Result<Output> {
-        let mut command = self.command(programs::require("node", "nodejs")?);
-        command.arg(script).args(arguments).env("NODE_PATH", node_path()?);
-        run(command, b"").await
+    fn script_command(&self, script: &Path, arguments: &[&str]) -> Result<Command> {
+        let mut command = if script.extension().is_some_and(|e| e == "js") {
+            let mut command = self.command(programs::require("node", "nodejs")?);
+            command.env("NODE_PATH", node_path()?);
+            command
+        } else {
+            let mut command = self.command(python()?);
+            command.arg("-B");
+            command
+        };
+        command.arg(script).args(arguments);
+        Ok(command)
     }
 }
 
-/// Where node-postgres may be: npm's directory below the build directory, else Debian's.
-pub fn node_modules() -> Result<PathBuf> {
+/// Debian's Python, whose packages psycopg and asyncpg are.
+pub fn python() -> Result<PathBuf> {
+    let python = PathBuf::from("/usr/bin/python3");
+    if python.exists() { Ok(python) } else { programs::require("python3", "python3") }
+}
+
+/// Where npm puts node-postgres: below the build directory.
+pub fn node_directory() -> Result<PathBuf> {
     let target = super::template::build_directory()?;
-    Ok(target.parent().unwrap_or(&target).join("node").join("node_modules"))
+    Ok(target.parent().unwrap_or(&target).join("node"))
 }
 
+/// Where Node.js looks for it: npm's directory, then Debian's.
 fn node_path() -> Result<String> {
-    Ok(format!("{}:{NODE_MODULES}", node_modules()?.display()))
+    Ok(format!("{}/node_modules:{NODE_MODULES}", node_directory()?.display()))
 }
 
 /// Whether Node.js would find node-postgres.
 pub fn node_postgres_is_there() -> bool {
-    let directories = [node_modules().ok(), Some(PathBuf::from(NODE_MODULES))];
-    directories.into_iter().flatten().any(|d| d.join("pg/package.json").is_file())
+    node_path().is_ok_and(|path| path.split(':').any(|d| Path::new(d).join("pg/package.json").is_file()))
 }
 
 /// Runs a command to its end.
