@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::client::Order;
-use crate::config::{Config, Fault, Faults};
+use crate::config::{Config, Faults};
 use crate::console::{self, AdminVerb, Answer, Command, Error, Shutdown};
 use crate::plan::Plan;
 use crate::shared::{Database, Shared};
@@ -91,11 +91,19 @@ fn set(shared: &Arc<Shared>, key: &str, value: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads the files again. With faults everything stays as it was.
-pub(crate) fn reload(shared: &Arc<Shared>) -> Result<Vec<Fault>, Faults> {
-    let loaded = shared.config().reload()?;
+/// Reads the files again, and logs what is wrong or doubtful in them. With faults everything stays as it was.
+pub(crate) fn reload(shared: &Arc<Shared>) -> Result<(), Faults> {
+    let loaded = shared.config().reload().inspect_err(|faults| {
+        for fault in &faults.0 {
+            tracing::error!(target: "pooler", "{fault}");
+        }
+        tracing::warn!(target: "pooler", "config file loading failed");
+    })?;
+    for warning in &loaded.warnings {
+        tracing::warn!(target: "pooler", "{warning}");
+    }
     put_in_force(shared, loaded.config);
-    Ok(loaded.warnings)
+    Ok(())
 }
 
 fn put_in_force(shared: &Arc<Shared>, config: Config) {

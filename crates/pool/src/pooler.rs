@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::admin;
 use crate::cancel;
-use crate::config::{Config, Fault, Faults};
+use crate::config::{Config, Faults};
 use crate::console::{self, Shutdown};
 use crate::listen::{self, Listener};
 use crate::shared::{Message, Shared};
@@ -60,11 +60,11 @@ impl Pooler {
         self.shared.configs()
     }
 
-    /// Reads the files again (RELOAD). Returns what is doubtful in them.
+    /// Reads the files again (RELOAD), and logs what is wrong or doubtful in them.
     ///
     /// # Errors
     /// Everything that is wrong in them; the old settings stay in force then.
-    pub fn reload(&self) -> Result<Vec<Fault>, Faults> {
+    pub fn reload(&self) -> Result<(), Faults> {
         admin::reload(&self.shared)
     }
 

@@ -1,9 +1,11 @@
 //! `pgherd-pooler`: the pooler's program. It reads the command line, starts the parts and waits for the end; what pooling
 //! is lives in `pool`.
 
+mod changes;
 mod daemon;
 mod flags;
 mod log;
+mod metrics;
 mod online;
 mod pidfile;
 mod privileges;

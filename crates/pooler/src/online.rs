@@ -74,9 +74,9 @@ pub(crate) async fn replace(
 }
 
 /// Gives new processes the sockets, one after another, until one of them wants the place.
-pub(crate) async fn receive(door: Door, sockets: Vec<Passed>) -> (Door, Visitor) {
+pub(crate) async fn receive(door: Door, sockets: &[Passed]) -> (Door, Visitor) {
     loop {
-        match converse(&door, &sockets).await {
+        match converse(&door, sockets).await {
             Ok(visitor) => return (door, visitor),
             Err(Error::Gone) => warn!(target: "pooler", "online restart: the new process has gone, this one goes on"),
             Err(e) => {

@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use pool::config::Settings;
 use pool::console::Shutdown;
 use pool::listen::Listener;
-use pool::listen::open::Opened;
+use pool::listen::open::{self, Opened};
 use pool::listen::unix::SocketFile;
 use pool::pooler::Pooler;
 use pool::takeover::{self, Door, Passed, Role, Visitor};
@@ -15,7 +16,9 @@ use service::notify::Notifier;
 use service::tasks::Tasks;
 use tracing::{error, info, warn};
 
+use crate::changes;
 use crate::log::Log;
+use crate::metrics::{self, Metrics};
 use crate::online;
 use crate::pidfile::PidFile;
 use crate::signals::{Signal, Signals};
@@ -29,6 +32,7 @@ pub(crate) struct Serving {
     notifier: Arc<Notifier>,
     log: Log,
     tasks: Tasks,
+    metrics: Option<Metrics>,
     place: Option<Place>,
     pidfile: Option<PidFile>,
 }
@@ -36,6 +40,7 @@ pub(crate) struct Serving {
 /// What makes this process the one that clients and new processes find. Listening ends when it's dropped.
 struct Place {
     file: Option<SocketFile>,
+    sockets: Arc<Vec<Passed>>,
     successor: Pin<Box<dyn Future<Output = (Option<Door>, Visitor)> + Send>>,
 }
 
@@ -51,7 +56,8 @@ impl Serving {
         let place = Place::new(&pooler, opened);
         let notifier = Arc::new(Notifier::from_env());
         let tasks = Tasks::new();
-        Serving { pooler: Arc::new(pooler), signals, notifier, log, tasks, place: Some(place), pidfile }
+        let metrics = None;
+        Serving { pooler: Arc::new(pooler), signals, notifier, log, tasks, metrics, place: Some(place), pidfile }
     }
 
     /// Runs what passes requests to cancel on to the old process while that lives.
@@ -93,8 +99,12 @@ impl Serving {
         Ok(())
     }
 
-    fn spawn_tasks(&self) {
-        self.tasks.spawn("log", follow_settings(self.pooler.clone(), self.log.clone()));
+    fn spawn_tasks(&mut self) {
+        // A faulty address has been told of before anything began.
+        let address = metrics::address(&self.pooler.config().settings).ok().flatten();
+        self.metrics = address.map(|at| Metrics::start(self.pooler.clone(), at, &self.tasks));
+        let sockets = self.place.as_ref().map(|place| Arc::downgrade(&place.sockets)).unwrap_or_default();
+        self.tasks.spawn("changes", follow_changes(self.pooler.clone(), self.log.clone(), sockets));
         self.tasks.spawn("statistics", log_statistics(self.pooler.clone()));
         if let Some(interval) = self.notifier.watchdog_interval() {
             self.tasks.spawn("watchdog", feed_watchdog(self.pooler.clone(), self.notifier.clone(), interval));
@@ -155,14 +165,9 @@ impl Serving {
     fn reload(&self) {
         info!(target: "pooler", "got SIGHUP, re-reading config");
         self.notifier.reloading();
-        match self.pooler.reload() {
-            Ok(warnings) => warnings.iter().for_each(|warning| warn!(target: "pooler", "{warning}")),
-            Err(faults) => {
-                faults.0.iter().for_each(|fault| error!(target: "pooler", "{fault}"));
-                error!(target: "pooler", "cannot load config file, the old settings stay in force");
-                // The log may have been moved away all the same.
-                follow(&self.log, &self.pooler);
-            }
+        if self.pooler.reload().is_err() {
+            // The log may have been moved away all the same.
+            follow_log(&self.log, &self.pooler.config().settings);
         }
         self.notifier.ready("serving");
     }
@@ -183,8 +188,11 @@ impl Serving {
         if let Ok(pid) = visitor.pid().try_into() {
             self.notifier.main_process(pid);
         }
-        let pooler = self.pooler.clone();
+        let (pooler, metrics) = (self.pooler.clone(), self.metrics.take());
         self.tasks.spawn("new process", async move {
+            if let Some(metrics) = metrics {
+                metrics.stop().await;
+            }
             if let Err(e) = visitor.stopped().await {
                 error!(target: "pooler", "tell the new process that it may take over: {e}");
             }
@@ -201,17 +209,18 @@ impl Place {
             opened.inspect_err(|e| warn!(target: "pooler", "no online restart is possible: {address}: {e}")).ok()
         });
         let pass = |listener: Listener| Passed { role: Role::Clients, listener };
-        let sockets: Vec<Passed> = opened.listeners.into_iter().map(pass).collect();
+        let sockets: Arc<Vec<Passed>> = Arc::new(opened.listeners.into_iter().map(pass).collect());
+        let offered = sockets.clone();
         let successor = async move {
             match door {
                 Some(door) => {
-                    let (door, visitor) = online::receive(door, sockets).await;
+                    let (door, visitor) = online::receive(door, &offered).await;
                     (Some(door), visitor)
                 }
                 None => std::future::pending().await,
             }
         };
-        Place { file: opened.file, successor: Box::pin(successor) }
+        Place { file: opened.file, sockets, successor: Box::pin(successor) }
     }
 }
 
@@ -223,17 +232,35 @@ async fn successor(place: &mut Option<Place>) -> (Option<Door>, Visitor) {
     }
 }
 
-/// Applies each change of the settings to the log. RELOAD opens its file anew.
-async fn follow_settings(pooler: Arc<Pooler>, log: Log) {
+/// Logs each change of the configuration, and applies it to the log, whose file RELOAD opens anew, and to the listening
+/// sockets.
+async fn follow_changes(pooler: Arc<Pooler>, log: Log, sockets: Weak<Vec<Passed>>) {
     let mut configs = pooler.configs();
+    let mut known = pooler.config();
     while configs.changed().await.is_ok() {
-        follow(&log, &pooler);
+        let new = configs.borrow_and_update().clone();
+        follow_log(&log, &new.settings);
+        changes::log(&known, &new);
+        if known.settings.tcp_defer_accept != new.settings.tcp_defer_accept
+            && let Some(sockets) = sockets.upgrade()
+        {
+            defer_accept(&sockets, new.settings.tcp_defer_accept);
+        }
+        known = new;
     }
 }
 
-fn follow(log: &Log, pooler: &Pooler) {
-    if let Err(e) = log.follow(&pooler.config().settings) {
+fn follow_log(log: &Log, settings: &Settings) {
+    if let Err(e) = log.follow(settings) {
         error!(target: "pooler", "{e}: the log stays where it was");
+    }
+}
+
+fn defer_accept(sockets: &[Passed], wait: bool) {
+    for socket in sockets {
+        if let Err(e) = open::defer_accept(&socket.listener, wait) {
+            warn!(target: "pooler", "set tcp_defer_accept on {}: {e}", socket.listener);
+        }
     }
 }
 

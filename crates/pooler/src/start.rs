@@ -16,7 +16,7 @@ use crate::log::{Log, Severity};
 use crate::pidfile::{self, Holder, PidFile};
 use crate::serve::Serving;
 use crate::signals::Signals;
-use crate::{daemon, online, privileges};
+use crate::{daemon, metrics, online, privileges};
 
 /// Why the program ends with an error.
 #[derive(Debug)]
@@ -65,6 +65,7 @@ fn configuration(flags: &Flags, log: &Log) -> Result<Config, Failure> {
         Failure::Configuration("cannot load config file".to_owned())
     })?;
     let settings = &loaded.config.settings;
+    metrics::address(settings).map_err(Failure::Configuration)?;
     let user = flags.user.as_deref().or(settings.user.as_deref()).filter(|name| !name.is_empty());
     if let Some(user) = user {
         privileges::become_user(user).map_err(Failure::Configuration)?;
@@ -106,8 +107,8 @@ async fn start(flags: &Flags, config: Config, log: &Log) -> Result<Serving, Fail
     };
     info!(target: "pooler", "process up: {}, threads: {}, tls: rustls", pool::BANNER, serving.pooler.threads());
     if flags.background {
-        log.quiet();
         log.flush();
+        log.quiet();
         daemon::up().map_err(failed("let go of the terminal"))?;
     }
     Ok(serving)
