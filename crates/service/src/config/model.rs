@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+
+use super::read::host_port;
 
 /// Everything that one node's file, environment and flags say. Patroni's names throughout.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +78,15 @@ impl fmt::Display for HostPort {
             return write!(f, "[{}]:{}", self.host, self.port);
         }
         write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = String;
+
+    /// Reads `host:port`, `[v6]:port`, `*:port` or `a,b:port`.
+    fn from_str(text: &str) -> Result<HostPort, String> {
+        host_port(text, None)
     }
 }
 
