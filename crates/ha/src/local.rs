@@ -119,6 +119,9 @@ pub struct Answer {
     pub redo: Lsn,
     /// Replica: pg_last_wal_receive_lsn().
     pub received: Lsn,
+    /// Replica: the beginning of a segment that it wants next although it hasn't replayed all before it. It has the first
+    /// part of a record there and waits for the rest. Nothing says that it has received anything of that segment.
+    pub waits_at: Option<Lsn>,
     /// Replica: pg_last_wal_replay_lsn().
     pub replayed: Lsn,
     /// Commit time of the last replayed transaction as text.

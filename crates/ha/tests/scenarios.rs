@@ -203,13 +203,15 @@ impl Scenario {
             }
             ("server", ["replica", timeline, position, rest @ ..]) => {
                 l.process = running(true);
-                let upstream = rest.iter().find(|w| **w != "streaming" && **w != "*").map(|w| address(w));
+                let word = |w: &&&str| **w != "streaming" && **w != "*" && !w.starts_with("waits:");
+                let upstream = rest.iter().find(word).map(|w| address(w));
                 let streaming = rest.contains(&"streaming");
                 l.sql = Sql::Up(Box::new(Answer {
                     in_recovery: true,
                     timeline: timeline.parse().unwrap(),
                     system_identifier: "sys1".into(),
                     received: lsn(position),
+                    waits_at: rest.iter().find_map(|w| w.strip_prefix("waits:")).map(lsn),
                     receiver: streaming.then(|| "streaming".to_owned()),
                     receiver_from: upstream.clone().filter(|_| streaming),
                     upstream,

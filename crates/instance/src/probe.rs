@@ -284,7 +284,8 @@ impl Instance {
         }
         let mut answer = Answer { pending_restart: reserved.pending_restart.clone(), ..reply.answer };
         reserved.receiver_timeline = reserved.receiver_timeline.max(reply.receiver_timeline);
-        if answer.in_recovery {
+        question::take_back_unreceived(&mut answer, facts.segment);
+        if answer.in_recovery && answer.waits_at.is_none() {
             answer.timeline = answer.timeline.max(reserved.receiver_timeline);
         }
         answer.system_identifier = facts.system_identifier.clone();

@@ -17,6 +17,8 @@ pub(crate) struct Facts {
     pub(crate) system_identifier: String,
     pub(crate) server_version: u32,
     pub(crate) postmaster_start_time: String,
+    /// Bytes of a WAL segment.
+    pub(crate) segment: u64,
 }
 
 /// An answer, and what the probe remembers beside it.
@@ -30,7 +32,8 @@ pub(crate) struct Reply {
 }
 
 const FACTS: &str = r#"SELECT system_identifier::text, current_setting('server_version_num'),
-  to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00:00"')
+  to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00:00"'),
+  pg_size_bytes(current_setting('wal_segment_size'))
   FROM pg_control_system()"#;
 
 /// `pg_control_checkpoint` and `pg_control_recovery` tell the timeline of a replica that no WAL receiver feeds.
@@ -64,6 +67,7 @@ pub(crate) async fn facts(client: &Client) -> Result<Facts, Error> {
         system_identifier: text(row, 0),
         server_version: text(row, 1).parse().unwrap_or(0),
         postmaster_start_time: text(row, 2),
+        segment: text(row, 3).parse().unwrap_or(0),
     })
 }
 
@@ -121,6 +125,20 @@ fn read(row: &SimpleQueryRow) -> Reply {
     Reply { answer, receiver_timeline, pending_restart: None }
 }
 
+/// What PostgreSQL says of a replica's WAL receiver is where it was asked to begin until it has received something, and
+/// that is the beginning of a segment. Recovery asks for one ahead of what it has replayed when it holds only a part of the
+/// record before it.
+pub(crate) fn take_back_unreceived(answer: &mut Answer, segment: u64) {
+    if answer.in_recovery
+        && answer.received > answer.replayed
+        && segment > 0
+        && answer.received.0.is_multiple_of(segment)
+    {
+        answer.waits_at = Some(answer.received);
+        answer.received = answer.replayed;
+    }
+}
+
 fn standby(row: &Value) -> Standby {
     let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
     Standby {
@@ -131,5 +149,24 @@ fn standby(row: &Value) -> Standby {
         sync_state: text("sync_state"),
         sync_priority: row["sync_priority"].as_i64().and_then(|p| i32::try_from(p).ok()).unwrap_or(0),
         flush_lsn: row["flush_lsn"].as_str().and_then(|l| l.parse().ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_that_was_only_asked_for_is_not_received() {
+        let answer = |received, replayed| {
+            let mut a =
+                Answer { in_recovery: true, received: Lsn(received), replayed: Lsn(replayed), ..Answer::default() };
+            take_back_unreceived(&mut a, 100);
+            (a.position(), a.waits_at)
+        };
+        assert_eq!(answer(300, 290), (Lsn(290), Some(Lsn(300))));
+        assert_eq!(answer(301, 290), (Lsn(301), None));
+        assert_eq!(answer(200, 290), (Lsn(290), None), "the segment that holds what is replayed");
+        assert_eq!(answer(300, 300), (Lsn(300), None));
     }
 }

@@ -26,6 +26,10 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 /// How long a walsender may ignore SIGTERM once the shutdown checkpoint is written.
 const DEAF_AFTER: Duration = Duration::from_millis(500);
 
+/// How long a replica's WAL receiver may hold up the shutdown. PostgreSQL 17's doesn't listen while it waits for an
+/// upstream that is behind.
+const RECEIVER_AFTER: Duration = Duration::from_secs(5);
+
 /// How PostgreSQL is told to shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
@@ -157,6 +161,9 @@ impl Instance {
             if timeout(pause, postmaster.ended()).await.is_ok_and(|ended| ended.is_ok()) {
                 return;
             }
+            if began.elapsed() >= RECEIVER_AFTER {
+                self.end_receiver().await;
+            }
             let Some(keep) = keep.filter(|_| began.elapsed() >= how.others_after) else { continue };
             let deaf = asked_at.is_some_and(|t| t.elapsed() >= DEAF_AFTER);
             let keep = keep.clone();
@@ -170,6 +177,20 @@ impl Instance {
                 }
                 Err(e) => tracing::warn!("can't end WAL senders: {e}"),
             }
+        }
+    }
+
+    /// Kills the WAL receiver. The shutdown isn't clean then, which costs a replica nothing but some replaying again.
+    async fn end_receiver(&self) {
+        let kill = |own: &Instance| {
+            let receivers = of_kind(&own.0.processes().processes(), "walreceiver");
+            for pid in receivers.iter().copied().filter_map(raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            Ok(receivers.len())
+        };
+        if self.blocking(kill).await.is_ok_and(|n| n > 0) {
+            tracing::info!("killed the WAL receiver, which holds up the shutdown");
         }
     }
 

@@ -64,7 +64,7 @@ impl Instance {
         match self.probe().await.sql {
             ha::local::Sql::Up(answer) => Ok(divergence::Local {
                 timeline: answer.timeline,
-                position: answer.position(),
+                position: answer.waits_at.unwrap_or_else(|| answer.position()),
                 starts_there: false,
                 more: false,
             }),

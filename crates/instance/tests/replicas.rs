@@ -100,12 +100,19 @@ async fn a_replica_that_has_received_half_a_record_too_much_can_follow_again() {
     let pg2 = place.replica("pg2", &pg1).await;
     let pg3 = place.replica("pg3", &pg1).await;
     pg1.ask("CREATE TABLE t (v text)").await;
+    // Afterwards the message alone writes WAL: no hint bits, no pruning.
+    pg1.ask("VACUUM").await;
+    let client = pg1.client().await;
+    let message = |size| format!("SELECT pg_logical_emit_message(false, '', repeat('x', {size}))");
+    client.simple_query(&message(10)).await.unwrap();
+    client.simple_query("INSERT INTO t VALUES ('flushed')").await.unwrap();
     let written = pg1.wait("up", |_| true).await.written;
     pg2.wait("caught up", |a| a.replayed >= written).await;
     pg3.wait("caught up", |a| a.replayed >= written).await;
     pg3.instance.stop(Stop::default()).await.unwrap();
     pg2.instance.follow(None).await.unwrap();
-    pg1.ask("SELECT pg_logical_emit_message(false, '', repeat('x', 20000000))").await;
+    client.simple_query(&message(20_000_000)).await.unwrap();
+    client.simple_query("INSERT INTO t VALUES ('flushed too')").await.unwrap();
     pg2.instance.promote().await.unwrap();
     // What pg3 would have, had pg1 died while it sent the record: the first of its segments.
     let segment = pg1.ask(&format!("SELECT pg_walfile_name('{written}')")).await;
@@ -115,11 +122,21 @@ async fn a_replica_that_has_received_half_a_record_too_much_can_follow_again() {
         Divergence::Diverged { switchpoint: Some(end), .. } => end,
         other => panic!("{other:?}"),
     };
-    assert!(matches!(pg3.instance.rewind(&pg2.upstream(), &[]).await, Ok(r) if !r.changed), "nothing for pg_rewind");
+    pg2.instance.sync_slots(&["pg3".to_owned()], true, &[]).await.unwrap();
+    let follow = Start::Replica { upstream: Some(pg2.upstream()) };
+    pg3.start(follow.clone()).await;
+    let stuck = pg3.wait("waits for the rest of the record", |a| a.waits_at.is_some()).await;
+    assert!(stuck.waits_at > Some(end) && stuck.position() == end && stuck.timeline == 1, "{end:?} {stuck:?}");
+    let compared = pg3.instance.divergence(&pg2.upstream()).await.unwrap();
+    assert!(
+        matches!(compared, Divergence::Diverged { timeline: 1, switchpoint: Some(at), .. } if at == end),
+        "{compared:?}"
+    );
+
+    pg3.instance.stop(Stop::default()).await.unwrap();
     assert!(!pg3.instance.forget_unreplayed(1, Lsn(end.0 - 16384)).await.unwrap(), "that was replayed");
     assert!(pg3.instance.forget_unreplayed(1, end).await.unwrap());
-    pg2.instance.sync_slots(&["pg3".to_owned()], true, &[]).await.unwrap();
-    pg3.start(Start::Replica { upstream: Some(pg2.upstream()) }).await;
+    pg3.start(follow).await;
     let written = pg2.wait("up", |_| true).await.written;
     pg3.wait("follows", |a| a.replayed >= written && a.timeline == 2).await;
 }
@@ -239,6 +256,19 @@ async fn a_frozen_standby_does_not_hold_up_a_fast_stop() {
     for pid in frozen {
         send(pid, Signal::CONT);
     }
+}
+
+#[tokio::test]
+async fn a_frozen_wal_receiver_does_not_hold_up_a_fast_stop() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let pg2 = place.replica("pg2", &pg1).await;
+    send(pg2.titled(&["walreceiver"])[0], Signal::STOP);
+    let began = Clock::now();
+    let stopped = pg2.instance.stop(Stop { give_up_after: None, ..Stop::default() }).await.unwrap();
+    assert!(!stopped.killed && began.elapsed() < Duration::from_secs(15), "{stopped:?} {:?}", began.elapsed());
+    pg2.start(Start::Replica { upstream: Some(pg1.upstream()) }).await;
+    pg2.wait("streaming", |a| a.receiver.as_deref() == Some("streaming")).await;
 }
 
 #[tokio::test]

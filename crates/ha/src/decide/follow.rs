@@ -7,6 +7,7 @@ use super::bootstrap::is_primary;
 use crate::action::Action;
 use crate::cluster::{Cluster, Leader};
 use crate::local::{Answer, DataDir, Process, Sql};
+use crate::members::leader_position;
 use crate::reason::Reason;
 use crate::view::JobKind;
 
@@ -95,7 +96,8 @@ impl Step<'_> {
         reason
     }
 
-    /// Keeps a running replica attached to the leader.
+    /// Keeps a running replica attached to the leader. One that waits for WAL that the leader hasn't come to is attached
+    /// in name only, whatever its WAL receiver says: the rest of a former leader's last record doesn't come.
     fn stay_attached(&mut self, cluster: &Cluster, leader: &Leader, answer: &Answer) -> Reason {
         if self.view.wants.restart {
             return self.work(Action::Restart, Reason::Restarting);
@@ -106,7 +108,9 @@ impl Step<'_> {
             self.memory.upstream.clone_from(&upstream);
             return self.work(Action::Follow { upstream }, Reason::ChangingUpstream { leader: leader.name.clone() });
         }
-        if answer.receiver.as_deref() == Some("streaming") {
+        let streaming = answer.receiver.as_deref() == Some("streaming");
+        let stuck = answer.waits_at.is_some_and(|at| at > leader_position(cluster));
+        if streaming && !stuck {
             self.memory.detached_since = None;
             return Reason::Following { name: self.view.me.name.clone(), leader: leader.name.clone() };
         }
