@@ -101,7 +101,7 @@ impl World {
             program,
             setup: RefCell::new(setup),
             running: RefCell::default(),
-            expected: RefCell::default(),
+            expected: RefCell::new(vec![PORT_OF_METRICS.to_owned()]),
             _reaper: Reaper::new(&root),
             root,
             _block: block,
@@ -129,7 +129,7 @@ impl World {
     fn write_files(&self) -> Result<()> {
         let (setup, places) = (self.setup.borrow(), self.places());
         let mut ini = places.fill(&setup.render());
-        if self.peer == Peer::Pgherd && setup.ini.is_none() {
+        if self.peer == Peer::Pgherd && setup.ini.is_none() && !ini.contains("\nmetrics_listen =") {
             ini.push_str(OWN_SETTINGS);
         }
         owned_file(&self.ini(), &ini, 0o640)?;
@@ -167,7 +167,10 @@ impl World {
 }
 
 /// Settings that only pgherd's pooler knows, for tests that run beside each other.
-const OWN_SETTINGS: &str = "";
+const OWN_SETTINGS: &str = "metrics_listen =\n";
+
+/// What a test's own ini may lead to where it leaves the port for metrics as it is: another test has it.
+const PORT_OF_METRICS: &str = "metrics_listen: can't listen on 127.0.0.1:9127";
 
 /// The pooler's process.
 impl World {
