@@ -6,7 +6,7 @@
 //!
 //! | the new process says | the old one answers |
 //! |---|---|
-//! | `sockets` | `socket clients` or `socket metrics` with a file descriptor, for each; then `end` |
+//! | `sockets` | `socket` with a file descriptor, for each; then `end` |
 //! | `stop` | `stopped`: it takes no more connections, and the pid file and the socket's file are the new one's |
 //! | `cancel ID PID KEY` (the key in hexadecimal digits) | `done ID`, when the request has been acted on |
 
@@ -15,41 +15,10 @@ mod link;
 mod old;
 
 use crate::config::Settings;
-use crate::listen::Listener;
 use crate::listen::unix::Address;
 
 pub use door::{Door, Request, Visitor};
 pub use old::{Canceller, Old, meet};
-
-/// What a socket is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Clients connect to it.
-    Clients,
-    /// Metrics are read from it.
-    Metrics,
-}
-
-impl Role {
-    const WORDS: [(Role, &'static str); 2] = [(Role::Clients, "clients"), (Role::Metrics, "metrics")];
-
-    fn word(self) -> &'static str {
-        Role::WORDS.iter().find(|(role, _)| *role == self).map_or("", |(_, word)| word)
-    }
-
-    fn of(word: &str) -> Option<Role> {
-        Role::WORDS.iter().find(|(_, w)| *w == word).map(|(role, _)| *role)
-    }
-}
-
-/// A listening socket that changes hands.
-#[derive(Debug)]
-pub struct Passed {
-    /// What it is for.
-    pub role: Role,
-    /// The socket.
-    pub listener: Listener,
-}
 
 /// Why a handover fails. The old process goes on serving.
 #[derive(Debug, thiserror::Error)]

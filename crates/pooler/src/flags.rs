@@ -9,7 +9,6 @@ use clap::{ArgAction, Parser};
 #[command(
     name = "pgherd-pooler",
     disable_version_flag = true,
-    arg_required_else_help = false,
     after_help = "Signals: HUP reads the configuration again, TERM stops when all clients have left, INT when all \
     servers are released, QUIT at once; USR1 pauses, USR2 resumes.\n\
     Exit codes: 0 stopped, 1 failed, 64 bad command line or configuration."
@@ -37,7 +36,7 @@ pub(crate) struct Flags {
     #[arg(long, hide = true)]
     pub(crate) background: bool,
     /// The configuration: pgbouncer's ini.
-    #[arg(value_name = "CONFIG_FILE", required_unless_present = "version")]
+    #[arg(value_name = "CONFIG_FILE")]
     pub(crate) file: Option<PathBuf>,
 }
 
@@ -57,8 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_must_be_named_unless_only_the_version_is_asked_for() {
-        assert!(Flags::try_parse_from(["pgherd-pooler"]).is_err());
+    fn what_is_not_known_is_refused() {
         assert!(Flags::try_parse_from(["pgherd-pooler", "a.ini", "b.ini"]).is_err());
         assert!(Flags::try_parse_from(["pgherd-pooler", "-x", "a.ini"]).is_err());
         assert!(Flags::try_parse_from(["pgherd-pooler", "--version"]).unwrap().version);

@@ -67,11 +67,10 @@ impl Log {
             callsite::rebuild_interest_cache();
         }
         let path = settings.logfile.as_deref().filter(|path| !path.as_os_str().is_empty());
-        let file = path.map(open).transpose().map_err(|(path, e)| {
-            let why =
-                e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_owned());
-            format!("Cannot open logfile: '{}': {why}", path.display())
-        })?;
+        let file = path
+            .map(open)
+            .transpose()
+            .map_err(|(path, e)| format!("Cannot open logfile: '{}': {}", path.display(), crate::start::reason(&e)))?;
         self.0.writer.switch(file);
         Ok(())
     }

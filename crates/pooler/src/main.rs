@@ -38,6 +38,10 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stdout(), "{}\ntls: rustls (ring)\nsystemd: yes", pool::BANNER);
         return ExitCode::SUCCESS;
     }
+    let Some(file) = &flags.file else {
+        eprintln!("pgherd-pooler: no configuration file specified\nTry \"pgherd-pooler --help\" for more information.");
+        return ExitCode::from(EXIT_CONFIG);
+    };
     if flags.daemon && !flags.background {
         return daemon::start().unwrap_or_else(|e| {
             eprintln!("pgherd-pooler: can't go into the background: {e}");
@@ -45,7 +49,7 @@ fn main() -> ExitCode {
         });
     }
     let log = Log::start(flags.verbose);
-    let result = start::run(&flags, &log);
+    let result = start::run(&flags, file, &log);
     if let Err(failure) = &result {
         log.line(Severity::Fatal, failure.text());
         if flags.quiet {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pool::config::Settings;
 use pool::listen::{Listener, unix};
 use pool::pooler::Pooler;
-use pool::takeover::{self, Door, Error, Old, Passed, Request, Role, Visitor};
+use pool::takeover::{self, Door, Error, Old, Request, Visitor};
 use tracing::{error, info, warn};
 
 use crate::signals::{Signal, Signals};
@@ -32,14 +32,10 @@ pub(crate) async fn meet(settings: &Settings) -> Result<Option<(Old, Vec<Listene
     let sockets = tokio::time::timeout(PATIENCE, old.sockets()).await;
     let sockets = sockets.map_err(failed("wait for the old process's sockets"))?;
     let sockets = sockets.map_err(failed("take the old process's sockets"))?;
-    let mut listeners = Vec::new();
-    for socket in sockets {
-        info!(target: "pooler", "got socket: {}", socket.listener);
-        if socket.role == Role::Clients {
-            listeners.push(socket.listener);
-        }
+    for socket in &sockets {
+        info!(target: "pooler", "got socket: {socket}");
     }
-    Ok(Some((old, listeners)))
+    Ok(Some((old, sockets)))
 }
 
 /// What to do when the process that runs doesn't hand anything over.
@@ -74,7 +70,7 @@ pub(crate) async fn replace(
 }
 
 /// Gives new processes the sockets, one after another, until one of them wants the place.
-pub(crate) async fn receive(door: Door, sockets: &[Passed]) -> (Door, Visitor) {
+pub(crate) async fn receive(door: Door, sockets: &[Listener]) -> (Door, Visitor) {
     loop {
         match converse(&door, sockets).await {
             Ok(visitor) => return (door, visitor),
@@ -89,7 +85,7 @@ pub(crate) async fn receive(door: Door, sockets: &[Passed]) -> (Door, Visitor) {
 }
 
 /// Serves one new process; returns it when it wants the place.
-async fn converse(door: &Door, sockets: &[Passed]) -> Result<Visitor, Error> {
+async fn converse(door: &Door, sockets: &[Listener]) -> Result<Visitor, Error> {
     let visitor = door.visitor().await?;
     loop {
         match visitor.request().await? {

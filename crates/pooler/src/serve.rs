@@ -11,7 +11,7 @@ use pool::listen::Listener;
 use pool::listen::open::{self, Opened};
 use pool::listen::unix::SocketFile;
 use pool::pooler::Pooler;
-use pool::takeover::{self, Door, Passed, Role, Visitor};
+use pool::takeover::{self, Door, Visitor};
 use service::notify::Notifier;
 use service::tasks::Tasks;
 use tracing::{error, info, warn};
@@ -40,7 +40,7 @@ pub(crate) struct Serving {
 /// What makes this process the one that clients and new processes find. Listening ends when it's dropped.
 struct Place {
     file: Option<SocketFile>,
-    sockets: Arc<Vec<Passed>>,
+    sockets: Arc<Vec<Listener>>,
     successor: Pin<Box<dyn Future<Output = (Option<Door>, Visitor)> + Send>>,
 }
 
@@ -107,7 +107,7 @@ impl Serving {
         self.tasks.spawn("changes", follow_changes(self.pooler.clone(), self.log.clone(), sockets));
         self.tasks.spawn("statistics", log_statistics(self.pooler.clone()));
         if let Some(interval) = self.notifier.watchdog_interval() {
-            self.tasks.spawn("watchdog", feed_watchdog(self.pooler.clone(), self.notifier.clone(), interval));
+            self.tasks.spawn("watchdog", feed_watchdog(self.pooler.clone(), Arc::downgrade(&self.notifier), interval));
         }
     }
 
@@ -188,6 +188,8 @@ impl Serving {
         if let Ok(pid) = visitor.pid().try_into() {
             self.notifier.main_process(pid);
         }
+        // From now on the new process speaks for the service.
+        self.notifier = Arc::default();
         let (pooler, metrics) = (self.pooler.clone(), self.metrics.take());
         self.tasks.spawn("new process", async move {
             if let Some(metrics) = metrics {
@@ -208,8 +210,7 @@ impl Place {
             let opened = Door::open(&address);
             opened.inspect_err(|e| warn!(target: "pooler", "no online restart is possible: {address}: {e}")).ok()
         });
-        let pass = |listener: Listener| Passed { role: Role::Clients, listener };
-        let sockets: Arc<Vec<Passed>> = Arc::new(opened.listeners.into_iter().map(pass).collect());
+        let sockets = Arc::new(opened.listeners);
         let offered = sockets.clone();
         let successor = async move {
             match door {
@@ -234,7 +235,7 @@ async fn successor(place: &mut Option<Place>) -> (Option<Door>, Visitor) {
 
 /// Logs each change of the configuration, and applies it to the log, whose file RELOAD opens anew, and to the listening
 /// sockets.
-async fn follow_changes(pooler: Arc<Pooler>, log: Log, sockets: Weak<Vec<Passed>>) {
+async fn follow_changes(pooler: Arc<Pooler>, log: Log, sockets: Weak<Vec<Listener>>) {
     let mut configs = pooler.configs();
     let mut known = pooler.config();
     while configs.changed().await.is_ok() {
@@ -256,10 +257,10 @@ fn follow_log(log: &Log, settings: &Settings) {
     }
 }
 
-fn defer_accept(sockets: &[Passed], wait: bool) {
+fn defer_accept(sockets: &[Listener], wait: bool) {
     for socket in sockets {
-        if let Err(e) = open::defer_accept(&socket.listener, wait) {
-            warn!(target: "pooler", "set tcp_defer_accept on {}: {e}", socket.listener);
+        if let Err(e) = open::defer_accept(socket, wait) {
+            warn!(target: "pooler", "set tcp_defer_accept on {socket}: {e}");
         }
     }
 }
@@ -279,10 +280,12 @@ async fn log_statistics(pooler: Arc<Pooler>) {
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Tells systemd that this process lives, as long as all its threads do.
-async fn feed_watchdog(pooler: Arc<Pooler>, notifier: Arc<Notifier>, interval: Duration) {
+async fn feed_watchdog(pooler: Arc<Pooler>, notifier: Weak<Notifier>, interval: Duration) {
     loop {
         pooler.answer().await;
-        notifier.watchdog();
+        if let Some(notifier) = notifier.upgrade() {
+            notifier.watchdog();
+        }
         tokio::time::sleep(interval).await;
     }
 }

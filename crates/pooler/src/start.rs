@@ -41,12 +41,20 @@ pub(crate) fn failed<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> Fail
     move |e| Failure::Other(format!("{what}: {e}"))
 }
 
+/// An error in the system's words.
+pub(crate) fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
+}
+
 /// Runs the pooler to its end.
-pub(crate) fn run(flags: &Flags, log: &Log) -> Result<(), Failure> {
+pub(crate) fn run(flags: &Flags, file: &Path, log: &Log) -> Result<(), Failure> {
     if flags.background {
         daemon::detach().map_err(failed("leave the session"))?;
     }
-    let config = configuration(flags, log)?;
+    let config = configuration(flags, file, log)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed("start the runtime"))?;
     runtime.block_on(async {
@@ -56,8 +64,7 @@ pub(crate) fn run(flags: &Flags, log: &Log) -> Result<(), Failure> {
 }
 
 /// Reads the configuration, becomes the user that it names, and opens the log.
-fn configuration(flags: &Flags, log: &Log) -> Result<Config, Failure> {
-    let file = flags.file.as_deref().unwrap_or(Path::new(""));
+fn configuration(flags: &Flags, file: &Path, log: &Log) -> Result<Config, Failure> {
     let loaded = Config::load(file).map_err(|faults| {
         for fault in &faults.0 {
             log.line(Severity::Error, &fault.to_string());
@@ -152,10 +159,13 @@ fn refuse_a_second(settings: &Settings) -> Result<Option<PidFile>, Failure> {
         return Err(Failure::Other(open::Error::SocketInUse.to_string()));
     }
     let Some(path) = &settings.pidfile else { return Ok(None) };
-    let failed = |e: io::Error| Failure::Other(format!("could not write pidfile '{}': {e}", path.display()));
+    let failed = |e: io::Error| Failure::Other(format!("could not open pidfile '{}': {}", path.display(), reason(&e)));
     match pidfile::holder(path).map_err(failed)? {
         Holder::Nobody => {}
-        Holder::Somebody => return Err(Failure::Other("pidfile exists, another instance running?".to_owned())),
+        Holder::Somebody => {
+            let text = format!("pidfile '{}' exists, another instance running?", path.display());
+            return Err(Failure::Other(text));
+        }
         Holder::Dead => {
             info!(target: "pooler", "stale pidfile, removing");
             std::fs::remove_file(path).map_err(failed)?;
@@ -168,5 +178,5 @@ fn refuse_a_second(settings: &Settings) -> Result<Option<PidFile>, Failure> {
 fn take_pidfile(settings: &Settings) -> Option<PidFile> {
     let path = settings.pidfile.as_ref()?;
     let taken = PidFile::take(path);
-    taken.inspect_err(|e| warn!(target: "pooler", "could not write pidfile '{}': {e}", path.display())).ok()
+    taken.inspect_err(|e| warn!(target: "pooler", "could not open pidfile '{}': {}", path.display(), reason(e))).ok()
 }

@@ -34,9 +34,9 @@ pub struct Opened {
 /// Why the pooler can't listen.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody else has the address.
-    #[error("cannot listen on {0}: bind(): Address already in use (\"ss -ltnp 'sport = :{port}'\" shows by whom)", port = .0.port())]
-    InUse(SocketAddr),
+    /// None of the addresses can be had. A warning has told of each.
+    #[error("failed to listen on any address in listen_addr list: {0}")]
+    NoAddress(String),
     /// Somebody else answers at the Unix socket.
     #[error("unix socket is in use, cannot continue")]
     SocketInUse,
@@ -49,8 +49,7 @@ pub enum Error {
 }
 
 /// Opens everything that `listen_addr` and `unix_socket_dir` name. A socket among `passed` that has one of these
-/// addresses is kept; the others are closed. An address that can't be had is only warned of, unless another program
-/// has it or nothing else is left.
+/// addresses is kept; the others are closed. An address that can't be had is only warned of while others can.
 ///
 /// # Errors
 /// See [`Error`].
@@ -64,10 +63,12 @@ pub fn open(settings: &Settings, mut passed: Vec<Listener>) -> Result<Opened, Er
         };
         match listener {
             Ok(listener) => opened.add(listener, settings),
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => return Err(Error::InUse(address)),
             Err(e) if optional => tracing::debug!(target: "pooler", "not listening on {address}: {e}"),
             Err(e) => warn(&address, &e),
         }
+    }
+    if opened.listeners.is_empty() && !settings.listen_addr.is_empty() {
+        return Err(Error::NoAddress(settings.listen_addr.join(", ")));
     }
     if let Some(address) = unix::Address::of(settings) {
         let known = passed.iter().position(|l| l.is_unix(&address));

@@ -7,8 +7,9 @@ use rustix::fs::Mode;
 use socket2::{Domain, Socket, Type};
 use tokio::net::UnixListener;
 
+use super::Error;
 use super::link::Link;
-use super::{Error, Passed};
+use crate::listen::Listener;
 use crate::listen::unix::{self, Address, SocketFile};
 
 /// Processes that may wait at the door.
@@ -98,9 +99,9 @@ impl Visitor {
     ///
     /// # Errors
     /// When it has gone.
-    pub async fn give(&self, sockets: &[Passed]) -> Result<(), Error> {
+    pub async fn give(&self, sockets: &[Listener]) -> Result<(), Error> {
         for socket in sockets {
-            self.0.send(&format!("socket {}", socket.role.word()), Some(socket.listener.as_fd())).await?;
+            self.0.send("socket", Some(socket.as_fd())).await?;
         }
         self.0.send("end", None).await
     }

@@ -8,8 +8,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::Error;
 use super::link::Link;
-use super::{Error, Passed, Role};
 use crate::listen::Listener;
 use crate::listen::unix::Address;
 
@@ -56,18 +56,14 @@ impl Old {
     ///
     /// # Errors
     /// When it has gone or can't be understood.
-    pub async fn sockets(&self) -> Result<Vec<Passed>, Error> {
+    pub async fn sockets(&self) -> Result<Vec<Listener>, Error> {
         self.0.send("sockets", None).await?;
         let mut sockets = Vec::new();
         loop {
-            let (text, fd) = self.0.receive().await?;
-            match (text.split_once(' '), fd) {
-                (Some(("socket", role)), Some(fd)) => match Role::of(role) {
-                    Some(role) => sockets.push(Passed { role, listener: listener(fd)? }),
-                    None => return Err(Error::Unknown(text)),
-                },
-                (None, None) if text == "end" => return Ok(sockets),
-                _ => return Err(Error::Unknown(text)),
+            match self.0.receive().await? {
+                (text, Some(fd)) if text == "socket" => sockets.push(listener(fd)?),
+                (text, None) if text == "end" => return Ok(sockets),
+                (text, _) => return Err(Error::Unknown(text)),
             }
         }
     }

@@ -6,20 +6,16 @@ use std::path::Path;
 
 use super::*;
 use crate::config::FileMode;
+use crate::listen::Listener;
 
 fn place(dir: &Path) -> Address {
     Address::File(dir.join("door"))
 }
 
-fn sockets(dir: &Path) -> Vec<Passed> {
+fn sockets(dir: &Path) -> Vec<Listener> {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let unix = std::os::unix::net::UnixListener::bind(dir.join("clients")).unwrap();
-    let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
-    vec![
-        Passed { role: Role::Clients, listener: Listener::Tcp(tcp) },
-        Passed { role: Role::Clients, listener: Listener::Unix(unix) },
-        Passed { role: Role::Metrics, listener: Listener::Tcp(metrics) },
-    ]
+    vec![Listener::Tcp(tcp), Listener::Unix(unix)]
 }
 
 async fn pair(dir: &Path) -> (Visitor, Old) {
@@ -34,7 +30,7 @@ async fn sockets_change_hands_and_keep_the_connections_that_wait_in_them() {
     let (visitor, old) = pair(dir.path()).await;
     assert_eq!((visitor.pid(), old.pid()), (rustix::process::getpid().as_raw_nonzero().get(), visitor.pid()));
     let given = sockets(dir.path());
-    let names: Vec<String> = given.iter().map(|s| s.listener.to_string()).collect();
+    let names: Vec<String> = given.iter().map(ToString::to_string).collect();
     let mut client = TcpStream::connect(&names[0]).unwrap();
     let (taken, ()) = tokio::join!(old.sockets(), async {
         assert_eq!(visitor.request().await.unwrap(), Request::Sockets);
@@ -42,10 +38,8 @@ async fn sockets_change_hands_and_keep_the_connections_that_wait_in_them() {
     });
     drop(given);
     let taken = taken.unwrap();
-    let roles: Vec<Role> = taken.iter().map(|s| s.role).collect();
-    assert_eq!(roles, [Role::Clients, Role::Clients, Role::Metrics]);
-    assert_eq!(taken.iter().map(|s| s.listener.to_string()).collect::<Vec<_>>(), names);
-    let Listener::Tcp(tcp) = &taken[0].listener else { panic!("{:?}", taken[0]) };
+    assert_eq!(taken.iter().map(ToString::to_string).collect::<Vec<_>>(), names);
+    let Listener::Tcp(tcp) = &taken[0] else { panic!("{:?}", taken[0]) };
     let (accepted, _) = tcp.accept().unwrap();
     drop(accepted);
     assert_eq!(client.read(&mut [0]).unwrap(), 0);

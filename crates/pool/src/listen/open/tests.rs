@@ -52,9 +52,7 @@ fn a_taken_port_or_socket_is_refused_with_a_text_that_says_so() {
     let mut settings = settings(dir.path());
     let first = open(&settings, Vec::new()).unwrap();
     let error = open(&settings, Vec::new()).unwrap_err();
-    let expected =
-        format!("cannot listen on {}:{}: bind(): Address already in use", own_address(), settings.listen_port);
-    assert!(error.to_string().starts_with(&expected), "{error}");
+    assert_eq!(error.to_string(), format!("failed to listen on any address in listen_addr list: {}", own_address()));
     settings.listen_addr.clear();
     assert!(unix::in_use(&settings));
     assert!(matches!(open(&settings, Vec::new()), Err(Error::SocketInUse)));
@@ -145,5 +143,5 @@ fn several_processes_share_a_port_where_both_say_so() {
     let _first = open(&settings, Vec::new()).unwrap();
     let _second = open(&settings, Vec::new()).unwrap();
     settings.so_reuseport = false;
-    assert!(matches!(open(&settings, Vec::new()), Err(Error::InUse(_))));
+    assert!(matches!(open(&settings, Vec::new()), Err(Error::NoAddress(_))));
 }
