@@ -232,12 +232,13 @@ async fn a_diverged_member_is_rewound() -> Result<()> {
 #[tokio::test]
 async fn a_full_disk_moves_the_leadership_and_loses_nothing() -> Result<()> {
     let dynamic = json!({"ttl": 5, "loop_wait": 1, "retry_timeout": 2, "synchronous_mode": true});
-    let cluster = Cluster::prepare(Options { dynamic, ..Options::quick(Store::Embedded) }).await?;
-    let old = cluster.node("pg1");
-    let Some(disk) = Disk::mount(&old.data_dir(), 500)? else {
+    let mut cluster = Cluster::prepare(Options { dynamic, ..Options::quick(Store::Embedded) }).await?;
+    cluster.disk = Disk::mount(&cluster.node("pg1").data_dir(), 500)?;
+    let Some(disk) = &cluster.disk else {
         println!("skipped: mounts are not permitted here");
         return Ok(());
     };
+    let old = cluster.node("pg1");
     old.start()?;
     cluster.leader(SOON).await?;
     cluster.start_agents_but(old)?;

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
 use crate::address::Block;
+use crate::disk::Disk;
 use crate::etcd::Etcd;
 use crate::netns::Net;
 use crate::node::Node;
@@ -64,6 +65,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// Its etcd.
     pub etcd: Option<Etcd>,
+    /// A small disk that a node's data is on, where a test has put one.
+    pub disk: Option<Disk>,
     programs: Programs,
     dcs: Dcs,
     options: Options,
@@ -127,6 +130,7 @@ impl Cluster {
         let cluster = Cluster {
             nodes,
             etcd,
+            disk: None,
             programs,
             dcs,
             options,
@@ -350,6 +354,11 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // The directory below it can be removed only then.
+        if let Some(disk) = self.disk.take() {
+            self._reaper.reap();
+            drop(disk);
+        }
         if (std::thread::panicking() || self.failed.load(Ordering::Relaxed))
             && let Some(files) = self.files.take()
         {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 /// A file system of a fixed size, seen only by the thread that made it and by what that thread starts. It is gone when
-/// the last of these has ended.
+/// this is dropped by that thread, or when the last of these has ended.
 #[derive(Debug)]
 pub struct Disk {
     directory: PathBuf,
@@ -73,6 +73,13 @@ impl Disk {
     }
 }
 
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // One that can't be unmounted goes with the namespace.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.directory).status();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +98,8 @@ mod tests {
             assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
             disk.free().unwrap();
             fs::write(path.join("more"), [b'x'; 8192]).unwrap();
+            drop(disk);
+            assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         });
         thread.join().unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
