@@ -114,10 +114,12 @@ fn put_in_force(shared: &Arc<Shared>, config: Config) {
     shared.secrets.reload(&config);
     let config = Arc::new(config);
     shared.set_config(config.clone());
-    let mut moved = Vec::new();
+    let (mut moved, mut removed) = (Vec::new(), Vec::new());
     for pool in shared.pools() {
         let (name, user) = (&pool.database.name, &pool.user.name);
         let Some(entry) = config.database(name) else {
+            tracing::info!(target: "pooler", "dropping database '{name}' as it does not exist anymore or inactive auto-database");
+            removed.push(name.clone());
             moved.push(pool.database.clone());
             continue;
         };
@@ -129,6 +131,7 @@ fn put_in_force(shared: &Arc<Shared>, config: Config) {
         pool.set_plan(plan);
     }
     shared.tell_all(|worker| worker.reload());
+    drop_clients(shared, removed);
     for_pools(shared, moved, |pool, _| pool.outdate("database configuration changed"));
 }
 
@@ -196,18 +199,23 @@ async fn kill(shared: &Arc<Shared>, name: Option<&str>) -> Result<(), Error> {
         database.paused.store(true, Ordering::SeqCst);
     }
     let names: Vec<Arc<str>> = databases.iter().map(|d| d.name.clone()).collect();
-    shared.tell_all(move |worker| {
-        let order = Order::Close("admin forced disconnect".into());
-        let of_these = |names: &Option<crate::shared::Key>, all: &[Arc<str>]| {
-            names.as_ref().is_some_and(|(database, _)| all.contains(database))
-        };
-        worker.tell_clients(&order, |client| of_these(&client.names.borrow(), &names));
-    });
+    drop_clients(shared, names);
     for_pools(shared, databases.clone(), |pool, _| pool.outdate("admin forced disconnect"));
     while databases.iter().any(|d| d.servers.load(Ordering::SeqCst) > 0 && d.paused.load(Ordering::SeqCst)) {
         tokio::time::sleep(LOOK).await;
     }
     Ok(())
+}
+
+/// Disconnects the clients of databases that are no more, or are killed.
+fn drop_clients(shared: &Shared, names: Vec<Arc<str>>) {
+    shared.tell_all(move |worker| {
+        let order = Order::Close("database removed".into());
+        let of_these = |names: &Option<crate::shared::Key>, all: &[Arc<str>]| {
+            names.as_ref().is_some_and(|(database, _)| all.contains(database))
+        };
+        worker.tell_clients(&order, |client| of_these(&client.names.borrow(), &names));
+    });
 }
 
 async fn kill_client(shared: &Arc<Shared>, id: u64) -> Result<(), Error> {

@@ -25,18 +25,15 @@ pub(crate) const LONGEST_INSPECTED: usize = 1 << 20;
 /// Why a conversation can't go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
-    /// A length below four, or above what the protocol can say.
-    #[error("bad packet header")]
-    Length,
+    /// A length that is impossible, or above `max_packet_size`.
+    #[error(transparent)]
+    Header(#[from] crate::wire::Fault),
     /// A kind that clients don't send.
     #[error("unknown pkt")]
     Unknown(u8),
     /// A message whose contents break the protocol.
     #[error("failed to parse packet")]
     Broken(&'static str),
-    /// A message longer than `max_packet_size`.
-    #[error("packet too large")]
-    TooLarge,
     /// The server refused what the pooler itself asked of it.
     #[error("invalid server parameter")]
     Refused,
@@ -48,7 +45,7 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, Fault> {
     let Some(&[kind, a, b, c, d]) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
     let length = u32::from_be_bytes([a, b, c, d]);
     if !(4..=i32::MAX as u32).contains(&length) {
-        return Err(Fault::Length);
+        return Err(crate::wire::Fault::header(bytes).into());
     }
     Ok(Some((kind, length as usize - 4)))
 }

@@ -57,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) server_login_retry: Duration,
     /// Prepared statements that a server keeps; zero: they aren't renamed.
     pub(crate) max_prepared_statements: usize,
+    /// Ends of server connections are logged.
+    pub(crate) log_disconnections: bool,
     /// Longest message from a client.
     pub(crate) max_packet_size: usize,
 }
@@ -117,6 +119,7 @@ impl Plan {
             server_connect_timeout: settings.server_connect_timeout,
             server_login_retry: settings.server_login_retry,
             max_prepared_statements: settings.max_prepared_statements as usize,
+            log_disconnections: settings.log_disconnections,
             max_packet_size: settings.max_packet_size,
         }
     }

@@ -188,7 +188,8 @@ impl Pool {
     pub(crate) fn give(&self, worker: &Rc<Worker>, mut server: Box<Server>) {
         server.marks.client.set(None);
         if server.marks.outdated.get() || self.is_expired(&server) {
-            return self.close(server, "server lifetime over");
+            self.close(server, "server lifetime over");
+            return self.refill(worker);
         }
         if server.marks.cancels.get() > 0 {
             // A late cancel request would hit the next client's query.
@@ -267,6 +268,17 @@ impl Pool {
         self.place(worker, server);
     }
 
+    /// A server was closed: those who wait, on whichever thread, may have another.
+    pub(crate) fn refill(&self, worker: &Rc<Worker>) {
+        if self.first_waiter().is_some() {
+            self.seek(worker);
+        }
+        for thread in self.shared.threads_waiting().filter(|t| *t != self.thread) {
+            let pool = self.shared.clone();
+            worker.shared.send(thread, Message::Call(Box::new(move |w| w.pool_of(&pool).seek(w))));
+        }
+    }
+
     /// Takes a server that is not idle into the books.
     pub(super) fn enrol(&self, server: &Server) {
         self.roll.borrow_mut().insert(server.facts.id, (server.facts.clone(), server.marks.clone()));
@@ -276,8 +288,9 @@ impl Pool {
     pub(crate) fn close(&self, server: Box<Server>, why: &str) {
         self.roll.borrow_mut().remove(&server.facts.id);
         let facts = &server.facts;
-        let age = facts.since.elapsed().as_secs();
-        launch::log_close(&self.shared, facts, why, age);
+        if self.plan().log_disconnections {
+            launch::log_close(&self.shared, facts, why, facts.since.elapsed().as_secs());
+        }
         server.terminate();
     }
 

@@ -250,10 +250,8 @@ impl Session {
             Event::Error(_) => {}
         };
         let statements = self.client.statements.as_deref_mut();
-        let seen = server
-            .replies
-            .take(data, statements, &mut scratch.to_client, &mut heed)
-            .map_err(End::ServerFault)?;
+        let seen =
+            server.replies.take(data, statements, &mut scratch.to_client, &mut heed).map_err(End::ServerFault)?;
         stats.sent(data.len());
         let bytes = if seen.rewritten { &scratch.to_client[..] } else { &data[..seen.used] };
         if !bytes.is_empty()
@@ -372,17 +370,10 @@ impl Session {
             parses: &self.pool.stats.parses,
         });
         let replies = &mut server.replies;
-        let mut target = Target {
-            owed: &mut replies.owed,
-            copy_in: &mut replies.copy_in,
-            statements: &mut replies.statements,
-        };
+        let mut target =
+            Target { owed: &mut replies.owed, copy_in: &mut replies.copy_in, statements: &mut replies.statements };
         let out = (&mut scratch.to_server, &mut scratch.to_client);
-        let taken = self
-            .client
-            .requests
-            .take(data, &mut target, renaming, longest, out)
-            .map_err(End::ClientFault)?;
+        let taken = self.client.requests.take(data, &mut target, renaming, longest, out).map_err(End::ClientFault)?;
         if let Some(statements) = &self.client.statements {
             self.presence.statements.set(statements.len() as u32);
         }

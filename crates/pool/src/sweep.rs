@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::client::{Order, Presence, State};
-use crate::plan::Timeouts;
+use crate::plan::{Plan, Timeouts};
 use crate::worker::Worker;
 
 /// What a client is told that waits for long (`query_wait_notify`).
-const QUEUED: &str = "No server connection available in postgres backend, client being queued";
+const QUEUED: &str = "No server connection available in postgres backend, client is waiting in a queue";
 
 /// Time between two sweeps.
 const PERIOD: Duration = Duration::from_millis(333);
@@ -20,10 +20,26 @@ pub(crate) async fn run(worker: Rc<Worker>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        open_pools(&worker);
         for pool in worker.pools() {
             pool.keep_up(&worker);
         }
         clients(&worker);
+    }
+}
+
+/// Pools that are filled before their first client: those whose user the database's entry names.
+fn open_pools(worker: &Rc<Worker>) {
+    let config = worker.config();
+    if worker.index != 0 {
+        return;
+    }
+    for (name, entry) in &config.databases {
+        let least = entry.min_pool_size.unwrap_or(config.settings.min_pool_size);
+        let Some(user) = entry.user.as_deref().filter(|_| least > 0) else { continue };
+        let (database, user) = (worker.shared.database(name), worker.shared.user(user));
+        let shared = worker.shared.pool(&database, &user, || Plan::of(&config, entry, &user.name));
+        worker.pool_of(&shared);
     }
 }
 

@@ -13,8 +13,8 @@ use super::books;
 use crate::client::{self, Origin, Presence};
 use crate::config::{PoolMode, settings};
 use crate::console::rows::{
-    Buffers, ClientState, ConfigRow, Counters, DatabaseRow, Endpoint, ListCounts, MemRow, PeerRow, PoolRow, Replication,
-    ServerState, Side, SocketRow, State, StatsRow, UserRow,
+    Buffers, ClientState, ConfigRow, Counters, DatabaseRow, Endpoint, ListCounts, MemRow, PeerRow, PoolRow,
+    Replication, ServerState, Side, SocketRow, State, StatsRow, UserRow,
 };
 use crate::console::{self, Show, Table};
 use crate::plan::Plan;

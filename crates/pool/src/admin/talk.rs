@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use super::perform;
-use crate::console::{Rights, Session, Step};
+use crate::console::{Command, Rights, Session, Step};
 use crate::flow::{HEADER, header};
-use crate::session::login::{Login, Refusal};
+use crate::session::login::{Login, Refusal, name};
 use crate::wire::build::backend;
+use crate::wire::reply::Fields;
 
 /// Longest message to the console.
 const LONGEST: usize = 64 * 1024;
@@ -37,7 +38,9 @@ pub(crate) async fn serve(login: &mut Login<'_>, rights: Rights) -> Result<(), R
     loop {
         let (kind, body) = message(login, LONGEST).await?;
         out.clear();
-        match session.message(kind, &body, &mut out) {
+        let step = session.message(kind, &body, &mut out);
+        log_error(login, &out);
+        match step {
             Step::Next => {}
             Step::Close => {
                 login.send(&out).await?;
@@ -46,14 +49,45 @@ pub(crate) async fn serve(login: &mut Login<'_>, rights: Rights) -> Result<(), R
             Step::Perform(command) => {
                 login.send(&out).await?;
                 out.clear();
+                if !matches!(command, Command::Show(_) | Command::Set { .. }) {
+                    tracing::info!(target: "pooler", "{} command issued", issued(&command));
+                }
                 let answer = tokio::select! {
                     answer = perform(&shared, command) => answer,
                     refusal = login.told() => return Err(refusal),
                 };
                 session.complete(answer, &mut out);
+                log_error(login, &out);
             }
         }
         login.send(&out).await?;
+    }
+}
+
+/// An error that a console client is told is logged.
+fn log_error(login: &Login<'_>, out: &[u8]) {
+    let Some(body) = out.strip_prefix(b"E").and_then(|rest| rest.get(4..)) else { return };
+    let text = String::from_utf8_lossy(Fields::of(body).message()).into_owned();
+    tracing::error!(target: "pooler", "{text}");
+    if login.seat.worker.config().settings.log_pooler_errors {
+        tracing::warn!(target: "pooler", "{} pooler error: {text}", name(&login.seat.presence));
+    }
+}
+
+/// A command in the words of the log.
+fn issued(command: &Command) -> String {
+    let name = match command {
+        Command::Pause(name)
+        | Command::Resume(name)
+        | Command::Reconnect(name)
+        | Command::Kill(name)
+        | Command::WaitClose(name) => name.as_deref(),
+        Command::Disable(name) | Command::Enable(name) => Some(name.as_str()),
+        _ => None,
+    };
+    match name {
+        Some(name) => format!("{} '{name}'", command.tag()),
+        None => command.tag(),
     }
 }
 

@@ -83,8 +83,8 @@ impl Requests {
         let mut at = self.rest.min(data.len());
         self.rest -= at;
         while let Some((kind, length)) = header(&data[at..])? {
-            if length > longest {
-                return Err(Fault::TooLarge);
+            if length + HEADER > longest {
+                return Err(crate::wire::Fault::header(&data[at..]).into());
             }
             let body = &data[at + HEADER..];
             let whole = body.get(..length);

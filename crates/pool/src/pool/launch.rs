@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Pool;
@@ -22,9 +23,15 @@ impl Pool {
         }
         let waiting = u32::try_from(self.waiters.borrow().len()).unwrap_or(u32::MAX).max(1);
         while self.launching.get() < waiting.min(plan.size.max(1)) {
-            let size = plan.size + if self.has_waited(worker, plan.reserve_pool_timeout) { plan.reserve_size } else { 0 };
+            let size =
+                plan.size + if self.has_waited(worker, plan.reserve_pool_timeout) { plan.reserve_size } else { 0 };
             match Slot::take(&self.shared, size, plan.max_db_connections, plan.max_user_connections) {
-                Ok(slot) => connect(worker, self, slot),
+                Ok(slot) => {
+                    if self.shared.servers.load(Ordering::Relaxed) > plan.size.max(1) {
+                        tracing::warn!(target: "pooler", "{}/{}: taking connection from reserve_pool", self.shared.database.name, self.shared.user.name);
+                    }
+                    connect(worker, self, slot);
+                }
                 Err(Full::Pool) => return,
                 Err(full) => return self.evict(worker, full),
             }
@@ -73,13 +80,20 @@ fn connect(worker: &Rc<Worker>, pool: &Pool, slot: Slot) {
     let pool = worker.pool_of(&shared);
     tokio::task::spawn_local(Box::pin(async move {
         let plan = pool.plan().clone();
-        let made = match tokio::time::timeout(nonzero(plan.server_connect_timeout), login::connect(&worker, &pool, slot, &[])).await {
-            Ok(made) => made,
-            Err(_) => Err(login::Error::TimedOut),
-        };
+        let made =
+            match tokio::time::timeout(nonzero(plan.server_connect_timeout), login::connect(&worker, &pool, slot, &[]))
+                .await
+            {
+                Ok(made) => made,
+                Err(_) => Err(login::Error::TimedOut),
+            };
         pool.launching.set(pool.launching.get() - 1);
         match made {
             Ok(server) => {
+                if worker.config().settings.log_connections {
+                    let from = server.facts.local.map_or_else(|| "unix socket".to_owned(), |l| l.to_string());
+                    tracing::info!(target: "pooler", "{} new connection to server (from {from})", name(&pool.shared, &server.facts));
+                }
                 pool.shared.set_trouble(None);
                 pool.arrive(&worker, server);
                 pool.seek(&worker);
@@ -158,11 +172,12 @@ pub(super) fn after_cancels(worker: &Rc<Worker>, pool: &Pool, server: Box<Server
     }));
 }
 
+/// A server in the words of the log.
+fn name(pool: &SharedPool, facts: &Facts) -> String {
+    format!("S-{:#x}: {}/{}@{}", facts.id, pool.database.name, pool.user.name, facts.address)
+}
+
 /// The log line of a server's end.
 pub(super) fn log_close(pool: &SharedPool, facts: &Facts, why: &str, age: u64) {
-    tracing::info!(
-        target: "pooler",
-        "S-{:#x}: {}/{}@{} closing because: {why} (age={age}s)",
-        facts.id, pool.database.name, pool.user.name, facts.address
-    );
+    tracing::info!(target: "pooler", "{} closing because: {why} (age={age}s)", name(pool, facts));
 }

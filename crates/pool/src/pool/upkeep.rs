@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Pool;
-use crate::server::{Facts, Marks};
+use crate::server::{Facts, Marks, State};
 use crate::worker::Worker;
 
 impl Pool {
@@ -62,7 +62,12 @@ impl Pool {
                     count = count.saturating_sub(1);
                     self.close(server, why);
                 }
-                None => kept.push_back(server),
+                None => {
+                    if self.must_be_tested(&server) {
+                        server.marks.state.set(State::Used);
+                    }
+                    kept.push_back(server);
+                }
             }
         }
         self.shared.set_idle(self.thread, kept.len());

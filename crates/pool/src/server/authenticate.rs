@@ -41,7 +41,7 @@ impl Proof {
             Ok(Progress::Admitted) => Ok(None),
             Ok(Progress::Waiting) => Ok(Some(out).filter(|o| !o.is_empty())),
             Err(fault) => Err(match fault.told() {
-                Some(told) => Error::Refused(told.to_owned()),
+                Some(told) => Error::Refused(format!("server login failed: {told}")),
                 None => Error::Secret(fault.to_string()),
             }),
         }

@@ -28,10 +28,7 @@ pub(crate) enum Error {
 }
 
 /// The next message from a stream: its kind and body.
-pub(crate) async fn message(
-    stream: &mut crate::stream::Stream,
-    input: &mut Vec<u8>,
-) -> Result<(u8, Vec<u8>), Error> {
+pub(crate) async fn message(stream: &mut crate::stream::Stream, input: &mut Vec<u8>) -> Result<(u8, Vec<u8>), Error> {
     loop {
         if let Some((kind, length)) = header(input).map_err(|_| Error::Broken)? {
             if length > LONGEST {

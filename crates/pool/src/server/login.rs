@@ -187,8 +187,7 @@ async fn log_in(
     let mut packet = Vec::new();
     build::startup(&mut packet, 0, parameters);
     output.drain(stream, &packet).await.map_err(exchange::Error::Io)?;
-    let mut told =
-        Told { pid: 0, key: Box::default(), parameters: Vec::new(), vars: worker.shared.tracked.none() };
+    let mut told = Told { pid: 0, key: Box::default(), parameters: Vec::new(), vars: worker.shared.tracked.none() };
     let mut proof = authenticate::Proof::new(&worker.shared, pool, plan)?;
     loop {
         let (kind, body) = message(stream, input).await?;

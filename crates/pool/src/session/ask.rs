@@ -32,12 +32,19 @@ pub(super) async fn secret(worker: &Rc<Worker>, entry: &Database, user: &str) ->
     match asked {
         Ok(rows) => {
             pool.give(worker, server);
-            let found = rows.into_iter().next().and_then(|row| row.into_iter().nth(1)).flatten();
-            Ok(found.map(|secret| worker.shared.secrets.asked(user, &secret)))
+            let Some(row) = rows.into_iter().next() else {
+                return Err(Refusal::told("no such user"));
+            };
+            let count = row.len();
+            let [Some(_), secret] = <[Option<Vec<u8>>; 2]>::try_from(row).unwrap_or_default() else {
+                tracing::error!(target: "pooler", "auth_query: expected a name and a secret, got {count} columns or no name");
+                return Err(Refusal::told("bouncer config error"));
+            };
+            Ok(Some(worker.shared.secrets.asked(user, &secret.unwrap_or_default())))
         }
         Err(e) => {
             pool.close(server, "auth_query failed");
-            tracing::warn!(target: "pooler", "auth_query failed: {e}");
+            tracing::error!(target: "pooler", "auth_query failed: {e}");
             Err(Refusal::told("bouncer config error"))
         }
     }

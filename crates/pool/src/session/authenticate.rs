@@ -33,6 +33,10 @@ pub(super) async fn authenticate(
 ) -> Result<Credential, Refusal> {
     let method = method(login, wish)?;
     if method == Method::Any {
+        if entry.is_some_and(|e| e.user.is_none()) {
+            tracing::error!(target: "pooler", "auth_type=any requires forced user");
+            return Err(Refusal::told("bouncer config error"));
+        }
         return Ok(Credential::default());
     }
     let worker = login.seat.worker.clone();
@@ -72,7 +76,7 @@ fn method(login: &Login<'_>, wish: &Wish) -> Result<Method, Refusal> {
                 tls: login.stream.is_tls(),
                 database: &wish.database,
                 user: &wish.user,
-                replication: wish.replicates(),
+                replication: wish.replication.as_deref().is_some_and(|r| r != b"database"),
             };
             let rule = config.hba.as_ref().and_then(|hba| hba.matches(&attempt));
             let rule = rule.ok_or_else(|| Refusal::told("no authentication method is found"))?;
@@ -98,7 +102,8 @@ async fn prove(
 ) -> Result<Credential, Refusal> {
     let secrets = &login.seat.worker.shared.secrets;
     let secret = known.as_ref().map(|k| k.secret.clone());
-    let scram = *method == Method::Scram || (*method == Method::Md5 && matches!(secret.as_deref(), Some(Secret::Scram(_))));
+    let scram =
+        *method == Method::Scram || (*method == Method::Md5 && matches!(secret.as_deref(), Some(Secret::Scram(_))));
     let random = |_| Refusal::told("no random bytes to be had");
     let demand = if scram {
         let iterations = login.seat.worker.config().settings.scram_iterations;

@@ -46,7 +46,17 @@ impl Session {
         if let Some(server) = &server {
             *presence.server.borrow_mut() = Some(server.facts.clone());
         }
-        Session { worker: seat.worker.clone(), pool, presence, client, server, waiter: None, setting: false, dedicated, _place: place }
+        Session {
+            worker: seat.worker.clone(),
+            pool,
+            presence,
+            client,
+            server,
+            waiter: None,
+            setting: false,
+            dedicated,
+            _place: place,
+        }
     }
 
     async fn finish(mut self, end: End) {
@@ -64,9 +74,15 @@ impl Session {
         };
         let settings = self.worker.config();
         if settings.settings.log_disconnections {
-            login::log(&self.presence, &format!("closing because: {} (age={}s)", why(&end), self.presence.since.elapsed().as_secs()));
+            login::log(
+                &self.presence,
+                &format!("closing because: {} (age={}s)", why(&end), self.presence.since.elapsed().as_secs()),
+            );
         }
         if let Some((code, text)) = text {
+            if settings.settings.log_pooler_errors {
+                tracing::warn!(target: "pooler", "{} pooler error: {text}", login::name(&self.presence));
+            }
             let mut bytes = Vec::new();
             build::error_response(&mut bytes, &Report::fatal(code, &text));
             let sent = self.client.output.drain(&mut self.client.stream, &bytes);
@@ -82,7 +98,8 @@ impl Session {
         let clean = server.replies.is_free() && server.output.is_empty() && !self.client.requests.is_inside();
         if !clean || self.dedicated {
             server.marks.client.set(None);
-            return self.pool.close(server, "unclean server");
+            self.pool.close(server, "unclean server");
+            return self.pool.refill(&self.worker);
         }
         let resets = self.pool.mode() == PoolMode::Session && !self.pool.plan().server_reset_query.is_empty();
         if resets {

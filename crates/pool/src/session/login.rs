@@ -7,6 +7,7 @@ use super::{Session, authenticate, options};
 use crate::admin::talk;
 use crate::client::{Client, Origin, Presence};
 use crate::config::{AuthType, Database, PoolMode};
+use crate::console::rows::Replication;
 use crate::console::{self, Rights};
 use crate::flow::{ClientStatements, Requests};
 use crate::plan::{Plan, Timeouts};
@@ -81,6 +82,15 @@ impl Wish {
     pub(crate) fn replicates(&self) -> bool {
         self.replication.is_some()
     }
+
+    /// Of which kind.
+    fn kind(&self) -> Replication {
+        match self.replication.as_deref() {
+            None => Replication::None,
+            Some(b"database") => Replication::Logical,
+            Some(_) => Replication::Physical,
+        }
+    }
 }
 
 /// The parameter `replication`, unless it says no.
@@ -123,7 +133,6 @@ struct Admitted {
     place: Place,
 }
 
-
 impl Login<'_> {
     async fn perform(&mut self) -> Result<Option<Admitted>, Refusal> {
         let Some(wish) = self.wish().await? else { return Ok(None) };
@@ -154,6 +163,7 @@ impl Login<'_> {
         *self.seat.presence.application.borrow_mut() = shared.tracked.get(&vars, "application_name").map(Into::into);
         let credential = authenticate::authenticate(self, &wish, Some(&entry)).await?;
         let (pool, place) = self.admit(&wish, &entry)?;
+        self.seat.presence.replication.set(wish.kind());
         if !pool.plan().forced_user && credential.known.is_some() {
             pool.shared.set_credential(credential);
         }
@@ -214,6 +224,11 @@ impl Login<'_> {
             if let Some(wish) = wish {
                 let key = (wish.database.as_str().into(), wish.user.as_str().into());
                 *self.seat.presence.names.borrow_mut() = Some(key);
+                if let Some(extensions) = &wish.negotiate {
+                    let mut out = Vec::new();
+                    build::negotiate_protocol_version(&mut out, wish.minor, extensions.iter().map(Vec::as_slice));
+                    self.send(&out).await?;
+                }
                 return Ok(Some(wish));
             }
             self.send(b"N").await?;
@@ -304,9 +319,6 @@ impl Login<'_> {
         let tracked = &self.seat.worker.shared.tracked;
         admitted.vars.fill(&welcome.vars);
         let mut out = Vec::new();
-        if let Some(extensions) = &wish.negotiate {
-            build::negotiate_protocol_version(&mut out, wish.minor, extensions.iter().map(Vec::as_slice));
-        }
         build::authentication_ok(&mut out);
         for (name, value) in &welcome.parameters {
             let text = String::from_utf8_lossy(name);
@@ -332,15 +344,15 @@ impl Login<'_> {
         let config = self.seat.worker.config();
         let settings = &config.settings;
         let own = wish.user == console::DATABASE && self.is_own_user();
+        if !own {
+            authenticate::authenticate(self, wish, None).await?;
+        }
         let rights = if own || settings.auth_type == AuthType::Any {
             Rights::Admin
         } else {
             let rights = Rights::of(&wish.user, &settings.admin_users, &settings.stats_users);
             rights.ok_or_else(|| Refusal::told(console::command::NOT_ALLOWED))?
         };
-        if !own {
-            authenticate::authenticate(self, wish, None).await?;
-        }
         talk::serve(self, rights).await?;
         Ok(None)
     }
@@ -396,7 +408,12 @@ impl Login<'_> {
         let extra: [(&[u8], &[u8]); 1] = [(b"replication", replication)];
         let connecting = server::login::connect(&worker, pool, slot, &extra);
         match tokio::time::timeout(patience, connecting).await {
-            Ok(Ok(server)) => Ok(server),
+            Ok(Ok(server)) => {
+                pool.enrol(&server);
+                server.marks.state.set(server::State::Active);
+                server.marks.client.set(Some(self.seat.presence.id));
+                Ok(server)
+            }
             Ok(Err(e)) => Err(Refusal::told(e.to_string())),
             Err(_) => Err(Refusal::told("connect timeout")),
         }
@@ -423,7 +440,9 @@ impl Login<'_> {
             std::future::poll_fn(|cx| {
                 *presence.waker.borrow_mut() = Some(cx.waker().clone());
                 match presence.order.take() {
-                    Some(crate::client::Order::Close(text)) => return std::task::Poll::Ready(Err(Refusal::told(&*text))),
+                    Some(crate::client::Order::Close(text)) => {
+                        return std::task::Poll::Ready(Err(Refusal::told(&*text)));
+                    }
                     Some(crate::client::Order::Notice(_)) | None => {}
                 }
                 stream.poll_read(cx, &mut buffer).map_err(Refusal::from)
@@ -445,13 +464,24 @@ impl Login<'_> {
     async fn refuse(&mut self, refusal: Refusal) {
         match refusal {
             Refusal::Told { code, text } => {
-                log(&self.seat.presence, &format!("closing because: {text}"));
-                tracing::warn!(target: "pooler", "{}: pooler error: {text}", name(&self.seat.presence));
+                let (presence, config) = (&self.seat.presence, self.seat.worker.config());
+                if config.settings.log_disconnections {
+                    let age = presence.since.elapsed().as_secs();
+                    log(presence, &format!("closing because: {text} (age={age}s)"));
+                }
+                if config.settings.log_pooler_errors {
+                    tracing::warn!(target: "pooler", "{} pooler error: {text}", name(presence));
+                }
                 let mut out = Vec::new();
                 build::error_response(&mut out, &Report::fatal(code, &text));
                 let _ = tokio::time::timeout(std::time::Duration::from_secs(2), self.send(&out)).await;
             }
-            Refusal::Silent(text) => log(&self.seat.presence, &format!("closing because: {text}")),
+            Refusal::Silent(text) => {
+                if self.seat.worker.config().settings.log_disconnections {
+                    let age = self.seat.presence.since.elapsed().as_secs();
+                    log(&self.seat.presence, &format!("closing because: {text} (age={age}s)"));
+                }
+            }
         }
     }
 }

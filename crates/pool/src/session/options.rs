@@ -16,7 +16,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>, Refusal> {
         };
         let pair = setting.as_deref().and_then(|s| s.split_once('='));
         let Some((name, value)) = pair.filter(|(name, _)| !name.is_empty()) else {
-            return Err(Refusal::told("unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed"));
+            return Err(Refusal::told(
+                "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed",
+            ));
         };
         // As on a command line, dashes stand for underscores.
         settings.push((name.replace('-', "_"), value.to_owned()));
