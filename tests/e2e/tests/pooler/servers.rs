@@ -76,12 +76,15 @@ fn a_server_that_dies_in_a_copy_is_told_to_its_client() -> Result<()> {
         terminate(world, "query ~ 'COPY'").await?;
         ensure!(end(&mut session).await? == TERMINATED);
         let mut session = world.session().await?;
-        let out = "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 100000000)) TO STDOUT";
+        let out = "COPY (SELECT repeat('x', 1000), generate_series(1, 100000000)) TO STDOUT";
         session.batch(Batch::new().query(out)).await?;
         session.until(b'd').await?;
         terminate(world, "query ~ 'COPY'").await?;
-        let text = end(&mut session).await?;
-        ensure!(text == TERMINATED || text == LOST, "{text}");
+        // An error can't be told when the server died in the middle of a message.
+        match session.until_closed().await {
+            Ok(answers) => ensure!(error(&answers).is_some_and(|t| t == TERMINATED || t == LOST), "no error"),
+            Err(e) => ensure!(e.to_string().starts_with("half a message"), "{e:#}"),
+        }
         ensure!(world.session().await?.value("SELECT count(*) FROM heap").await? == "0");
         Ok(())
     })

@@ -19,6 +19,17 @@ const MD5: &[&str] = &["alice", "postgres", "stats", "replica", "lookup", "other
 /// Users whose secret it keeps as a SCRAM verifier.
 const SCRAM: &[&str] = &["bob", "carol"];
 
+/// Told apart from what earlier versions of this file made.
+const VERSION: u32 = 2;
+
+/// The tests' databases. Nobody needs `template0`.
+const DATABASES: &str = "\
+CREATE DATABASE app
+CREATE DATABASE second
+UPDATE pg_database SET datistemplate = false WHERE datname = 'template0'
+DROP DATABASE template0
+";
+
 /// Puts a fresh data directory into place.
 pub(super) fn copy(programs: &Path, to: &Path) -> Result<()> {
     let template = ready(programs)?;
@@ -29,7 +40,7 @@ pub(super) fn copy(programs: &Path, to: &Path) -> Result<()> {
 fn ready(programs: &Path) -> Result<PathBuf> {
     let directory = build_directory()?;
     let mut hasher = DefaultHasher::new();
-    (statements(), programs, crate::programs::is_root()).hash(&mut hasher);
+    (VERSION, statements(), programs, crate::programs::is_root()).hash(&mut hasher);
     let template = directory.join(format!("pooler-postgres-{:016x}", hasher.finish()));
     let lock = File::create(template.with_extension("lock")).context("make a lock file")?;
     let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).context("wait for the template")?;
@@ -53,7 +64,9 @@ fn make(programs: &Path, template: &Path) -> Result<()> {
     node::make_owned_directory(&data, 0o700)?;
     open_up(place.path())?;
     let mut initdb = as_postgres(&programs.join("initdb"))?;
-    initdb.args(["--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D"]).arg(&data);
+    // Small: it is copied often.
+    initdb.args(["--no-sync", "--wal-segsize=1", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D"]);
+    initdb.arg(&data);
     run(&mut initdb)?;
     for (database, sql) in statements() {
         single_user(programs, &data, database, &sql)?;
@@ -78,11 +91,7 @@ fn statements() -> Vec<(&'static str, String)> {
         GRANT SELECT ON pg_authid, pg_shadow TO lookup\n\
         CREATE FUNCTION user_lookup(who text, OUT name text, OUT secret text) LANGUAGE sql SECURITY DEFINER AS \
         $$ SELECT usename::text, passwd::text FROM pg_shadow WHERE usename = who $$\n";
-    vec![
-        ("postgres", roles()),
-        ("template1", template.to_owned()),
-        ("postgres", "CREATE DATABASE app\nCREATE DATABASE second\n".to_owned()),
-    ]
+    vec![("postgres", roles()), ("template1", template.to_owned()), ("postgres", DATABASES.to_owned())]
 }
 
 fn roles() -> String {
