@@ -64,8 +64,8 @@ impl Stream {
         polled.map_ok(|()| buffer.filled().len())
     }
 
-    /// Waits until [`Stream::poll_read`] has something to do, without a buffer. Under TLS that may turn out to be
-    /// nothing but TLS's own messages.
+    /// Waits until [`Stream::poll_read`] has something to do, without a buffer. There may turn out to be nothing for the
+    /// reader: after a read that just filled its buffer, or under TLS where only TLS's own messages came.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Stream::Tcp(s) => s.poll_read_ready(cx),

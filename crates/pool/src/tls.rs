@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ConfigBuilder, ConfigSide, ServerConfig, WantsVerifier};
@@ -246,7 +246,9 @@ fn acceptor(options: &Options) -> Result<Acceptor, Error> {
     if sslmode == SslMode::VerifyFull && options.ca_file.is_none() {
         return Err(Error("client_tls_sslmode requires client_tls_ca_file".into()));
     }
-    let (provider, builder) = start(options, &mut files, ServerConfig::builder_with_provider)?;
+    let groups = protocols::groups(&options.ecdhcurve, &mut files)?;
+    protocols::warn_of_dheparams(&options.dheparams, &mut files)?;
+    let (provider, builder) = start(options, groups, &mut files, ServerConfig::builder_with_provider)?;
     let authorities = match &options.ca_file {
         Some(file) => Some(Authorities::load(&mut files, file)?),
         None if sslmode.verifies() => Some(Authorities::of_the_system(&mut files)?),
@@ -264,7 +266,6 @@ fn acceptor(options: &Options) -> Result<Acceptor, Error> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.ignore_client_order = true;
     // PostgreSQL's clients don't resume sessions, so what resumption needs would be sent and kept for nobody.
-    config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Acceptor { sslmode, config: Some(Arc::new(config)), warnings: files.into_warnings() })
 }
@@ -275,7 +276,8 @@ fn connector(options: &Options) -> Result<Connector, Error> {
     if sslmode == SslMode::Disable {
         return Ok(Connector { sslmode, config: None, warnings: Vec::new(), fingerprint: Vec::new() });
     }
-    let (provider, builder) = start(options, &mut files, ClientConfig::builder_with_provider)?;
+    let groups = protocols::groups_for_servers();
+    let (provider, builder) = start(options, groups, &mut files, ClientConfig::builder_with_provider)?;
     let trust = match (&options.ca_file, sslmode) {
         (_, SslMode::Disable | SslMode::Allow | SslMode::Prefer | SslMode::Require) => verifier::Trust::Anyone,
         (file, _) => {
@@ -304,9 +306,10 @@ fn connector(options: &Options) -> Result<Connector, Error> {
     Ok(Connector { sslmode, config: Some(Arc::new(config)), warnings: files.into_warnings(), fingerprint })
 }
 
-/// The part that both sides share: versions, cipher suites and curves.
+/// The part that both sides share: versions and cipher suites.
 fn start<S: ConfigSide>(
     options: &Options,
+    groups: Vec<&'static dyn SupportedKxGroup>,
     files: &mut Files,
     builder: impl FnOnce(Arc<CryptoProvider>) -> ConfigBuilder<S, rustls::WantsVersions>,
 ) -> Result<(Arc<CryptoProvider>, ConfigBuilder<S, WantsVerifier>), Error> {
@@ -318,8 +321,6 @@ fn start<S: ConfigSide>(
     if versions.tls12 {
         suites.extend(ciphers::tls12(&options.ciphers, files)?);
     }
-    let groups = protocols::groups(&options.ecdhcurve, files)?;
-    protocols::warn_of_dheparams(&options.dheparams, files)?;
     let base = rustls::crypto::ring::default_provider();
     let provider = Arc::new(CryptoProvider { cipher_suites: suites, kx_groups: groups, ..base });
     let builder = builder(Arc::clone(&provider))

@@ -16,8 +16,6 @@ use crate::tls::{self, Side};
 const WRITE: usize = 32 * 1024;
 /// Ciphertext that one read takes, at most, when nothing is left over.
 const READ: usize = 2 * RECORD;
-/// What may be left over: a handshake's message comes in many records, and rustls refuses longer ones.
-const LEFT_OVER: usize = 128 * 1024;
 
 thread_local! {
     /// Lent to one call at a time, so that connections own no buffers.
@@ -39,9 +37,8 @@ pub struct Encrypted<S> {
     /// Plaintext from `plain_read` on that nobody has read.
     plain: Vec<u8>,
     plain_read: usize,
-    /// Ciphertext from `outgoing_sent` on that must leave before any other.
+    /// Ciphertext that must leave before any other.
     outgoing: Vec<u8>,
-    outgoing_sent: usize,
     established: bool,
     /// Nothing more comes.
     ended: bool,
@@ -58,7 +55,6 @@ impl<S> Encrypted<S> {
             plain: Vec::new(),
             plain_read: 0,
             outgoing: Vec::new(),
-            outgoing_sent: 0,
             established: false,
             ended: false,
             said_goodbye: false,
@@ -74,7 +70,6 @@ impl<S> Encrypted<S> {
             plain: self.plain,
             plain_read: self.plain_read,
             outgoing: self.outgoing,
-            outgoing_sent: self.outgoing_sent,
             established: self.established,
             ended: self.ended,
             said_goodbye: self.said_goodbye,
@@ -103,7 +98,7 @@ impl<S> Encrypted<S> {
     }
 
     pub(super) fn holds_back(&self) -> bool {
-        self.outgoing_sent < self.outgoing.len()
+        !self.outgoing.is_empty()
     }
 
     /// Bytes that are kept between calls.
@@ -146,12 +141,8 @@ impl<S> Encrypted<S> {
         let result = self.session.run(incoming, &mut job, &mut sink, &mut self.outgoing);
         self.ended |= job.ended || result.is_err();
         self.established |= job.established;
-        let left = if self.ended { &[] } else { &incoming[job.used..] };
-        if left.len() > LEFT_OVER {
-            self.ended = true;
-            return Err(invalid("a TLS message is too long"));
-        }
-        self.incoming = left.to_vec();
+        // Never long: rustls refuses a record beyond 16 KiB and a message of the handshake beyond 64 KiB.
+        self.incoming = if self.ended { Vec::new() } else { incoming[job.used..].to_vec() };
         result.map(|()| filled)
     }
 
@@ -167,12 +158,11 @@ impl<S> Encrypted<S> {
         result
     }
 
-    /// Notes that `n` bytes of what is held back have left.
+    /// Forgets `n` bytes of what is held back: they have left.
     fn sent(&mut self, n: usize) {
-        self.outgoing_sent += n;
-        if !self.holds_back() {
+        self.outgoing.drain(..n);
+        if self.outgoing.is_empty() {
             self.outgoing = Vec::new();
-            self.outgoing_sent = 0;
         }
     }
 }
@@ -292,7 +282,7 @@ impl Encrypted<Stream> {
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.holds_back() {
-            let n = ready!(self.under.poll_write(cx, &self.outgoing[self.outgoing_sent..]))?;
+            let n = ready!(self.under.poll_write(cx, &self.outgoing))?;
             self.sent(n);
         }
         Poll::Ready(Ok(()))
@@ -300,7 +290,7 @@ impl Encrypted<Stream> {
 
     fn send_held_back(&mut self, send: fn(&mut Stream, &[u8]) -> io::Result<usize>) -> io::Result<()> {
         while self.holds_back() {
-            let n = send(&mut self.under, &self.outgoing[self.outgoing_sent..])?;
+            let n = send(&mut self.under, &self.outgoing)?;
             self.sent(n);
         }
         Ok(())

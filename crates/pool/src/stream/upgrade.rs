@@ -32,14 +32,12 @@ pub async fn accept_tls(stream: Stream, config: Arc<ServerConfig>, start: Start,
     if start == Start::Requested && !read.is_empty() {
         return Err(invalid("received unencrypted data after SSL request"));
     }
-    let session = UnbufferedServerConnection::new(config).map_err(invalid)?;
-    let stream = shake_hands(stream, Session::Server(session), read).await?;
-    match &stream {
-        Stream::Tls(s) if start == Start::Direct && s.protocol() != Some(ALPN) => {
-            Err(invalid("received direct SSL connection request without ALPN protocol negotiation extension"))
-        }
-        _ => Ok(stream),
+    let encrypted = begin(stream, UnbufferedServerConnection::new(config).map(Session::Server), read)?;
+    let encrypted = shake_hands(encrypted).await?;
+    if start == Start::Direct && encrypted.protocol() != Some(ALPN) {
+        return Err(invalid("received direct SSL connection request without ALPN protocol negotiation extension"));
     }
+    Ok(Stream::Tls(encrypted))
 }
 
 /// Completes TLS with a server that answered `S` to an SSLRequest. `read` is what came after that byte.
@@ -55,15 +53,19 @@ pub async fn connect_tls(
     if !read.is_empty() {
         return Err(invalid("received unencrypted data after SSL response"));
     }
-    let session = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
-    shake_hands(stream, Session::Client(session), &[]).await
+    let encrypted = begin(stream, UnbufferedClientConnection::new(config, name).map(Session::Client), &[])?;
+    Ok(Stream::Tls(shake_hands(encrypted).await?))
 }
 
-async fn shake_hands(stream: Stream, session: Session, read: &[u8]) -> io::Result<Stream> {
+/// Puts the session where it stays, so that no future has to hold it.
+fn begin(stream: Stream, session: Result<Session, rustls::Error>, read: &[u8]) -> io::Result<Box<Encrypted<Stream>>> {
     if stream.is_tls() {
         return Err(invalid("TLS within TLS"));
     }
-    let mut encrypted = Box::new(Encrypted::new(stream, session, read));
+    Ok(Box::new(Encrypted::new(stream, session.map_err(invalid)?, read)))
+}
+
+async fn shake_hands(mut encrypted: Box<Encrypted<Stream>>) -> io::Result<Box<Encrypted<Stream>>> {
     poll_fn(|cx| encrypted.poll_handshake(cx)).await?;
-    Ok(Stream::Tls(encrypted))
+    Ok(encrypted)
 }

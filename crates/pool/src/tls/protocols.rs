@@ -73,7 +73,13 @@ pub(super) fn versions(text: &str, files: &mut Files) -> Result<Versions, Error>
     Ok(versions)
 }
 
-/// Reads the key exchange's curves: `auto`, or names between `:` or `,`.
+/// The curves for servers. The first is the one that a handshake begins with, and PostgreSQL before 18 has no other:
+/// any but this would cost each connection a round trip more.
+pub(super) fn groups_for_servers() -> Vec<&'static dyn SupportedKxGroup> {
+    vec![SECP256R1, X25519, SECP384R1]
+}
+
+/// Reads the curves for clients: `auto`, or names between `:` or `,`.
 pub(super) fn groups(text: &str, files: &mut Files) -> Result<Vec<&'static dyn SupportedKxGroup>, Error> {
     let auto: Vec<&'static dyn SupportedKxGroup> = vec![X25519, SECP256R1, SECP384R1];
     match text.trim().to_ascii_lowercase().as_str() {

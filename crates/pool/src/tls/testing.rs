@@ -76,9 +76,17 @@ impl Authority {
         Authority(CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.0).unwrap())
     }
 
-    /// One that signs without being allowed to.
-    pub(crate) fn pretender(&self, name: &str) -> Authority {
-        let params = named(name, &[]);
+    /// One with this one's key and another name.
+    pub(crate) fn renamed(&self, name: &str) -> Authority {
+        let params = Authority::params(name, BasicConstraints::Unconstrained);
+        let key = KeyPair::from_pem(&self.0.key().serialize_pem()).unwrap();
+        Authority(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    /// One that this one vouches for as far as `change` lets it.
+    pub(crate) fn limited(&self, change: impl FnOnce(&mut CertificateParams)) -> Authority {
+        let mut params = Authority::params("limited", BasicConstraints::Unconstrained);
+        change(&mut params);
         Authority(CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.0).unwrap())
     }
 

@@ -92,6 +92,11 @@ async fn little_is_kept_for_a_reader_that_does_not_read() {
         assert!(inside(&ours).kept() < 40 * 1024);
         let flushing = poll_fn(|cx| Poll::Ready(ours.poll_flush(cx).is_pending())).await;
         assert!(flushing);
+        for _ in 0..10 {
+            let waiting = poll_fn(|cx| Poll::Ready(ours.poll_write(cx, b"more").is_pending())).await;
+            assert!(waiting);
+        }
+        assert!(inside(&ours).kept() < 40 * 1024);
         let rest = sent[at..].to_vec();
         let mut received = vec![0; sent.len()];
         let (read, ()) = tokio::join!(theirs.read_exact(&mut received), send(&mut ours, &rest));
@@ -152,6 +157,17 @@ async fn a_forged_record_breaks_the_connection() {
 }
 
 #[tokio::test]
+async fn half_a_record_is_not_quiet() {
+    for role in ROLES {
+        let (mut ours, mut theirs) = pair(role).await;
+        theirs.get_mut().0.write_all(&[23, 3, 3, 0, 32, 1, 2]).await.unwrap();
+        poll_fn(|cx| ours.poll_readable(cx)).await.unwrap();
+        assert!(!ours.is_quiet());
+        assert!(!ours.is_quiet());
+    }
+}
+
+#[tokio::test]
 async fn new_keys_are_no_news() {
     for role in ROLES {
         let (mut ours, mut theirs) = pair(role).await;
@@ -179,7 +195,7 @@ async fn it_tells_of_its_tls_and_of_its_socket() {
     let (ours, theirs) = pair(Role::Client).await;
     assert!(ours.is_tls());
     let description = ours.tls_description().unwrap();
-    assert_eq!(description, "TLSv1.3/TLS_AES_256_GCM_SHA384/ECDH=X25519");
+    assert_eq!(description, "TLSv1.3/TLS_AES_256_GCM_SHA384/ECDH=prime256v1");
     let shown = ours.peer_certificate().unwrap();
     assert_eq!(crate::tls::common_name(shown).as_deref(), Some("localhost"));
     assert_eq!(ours.peer_addr().unwrap(), Some(theirs.get_ref().0.local_addr().unwrap()));

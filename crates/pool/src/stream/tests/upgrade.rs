@@ -151,3 +151,14 @@ async fn encryption_is_not_encrypted_again() {
     let fault = accept_tls(ours, Settings::new().server, Start::Requested, &[]).await.unwrap_err();
     assert_eq!(fault.to_string(), "TLS within TLS");
 }
+
+#[tokio::test]
+async fn a_handshake_in_a_future_takes_little_room() {
+    let settings = Settings::new();
+    let (near, far) = sockets().await;
+    let accepting = accept_tls(Stream::Tcp(near), settings.server, Start::Requested, &[]);
+    let asking = connect_tls(Stream::Tcp(far), settings.client, localhost(), &[]);
+    assert!(size_of_val(&accepting) <= 256 && size_of_val(&asking) <= 256);
+    let (ours, theirs) = tokio::join!(accepting, asking);
+    assert!(ours.unwrap().is_tls() && theirs.unwrap().is_tls());
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints};
 use rustls::{CertificateError, ClientConfig, Error};
 
 use super::{Shaken, host, shake};
@@ -104,6 +104,8 @@ fn a_certificate_of_version_1_is_as_good() {
     assert_eq!(scene.learns(&alice).unwrap().as_deref(), Some("alice"));
     let forged = scene.pki.stranger.old_identity("alice");
     assert_eq!(refused(scene.meet(Some(&forged))), CertificateError::UnknownIssuer);
+    let elsewhere = scene.pki.authority.renamed("another name").old_identity("alice");
+    assert_eq!(refused(scene.meet(Some(&elsewhere))), CertificateError::UnknownIssuer);
 }
 
 #[test]
@@ -149,9 +151,6 @@ fn authorities_in_between_count_if_they_are_sent_and_may_sign() {
         assert_eq!(refused(scene.meet(Some(&alice()))), CertificateError::UnknownIssuer);
         assert_eq!(scene.learns(&alice().under(&[&between])).unwrap().as_deref(), Some("alice"));
 
-        let pretender = root.pretender("pretender");
-        refused(scene.meet(Some(&leaf(&pretender).under(&[&pretender]))));
-
         let last = root.subordinate("last", BasicConstraints::Constrained(0));
         let beyond = last.subordinate("beyond", BasicConstraints::Unconstrained);
         assert!(scene.meet(Some(&leaf(&last).under(&[&last]))).is_ok());
@@ -160,11 +159,35 @@ fn authorities_in_between_count_if_they_are_sent_and_may_sign() {
 }
 
 #[test]
+fn an_authority_in_between_must_be_allowed_to_sign() {
+    let scene = Scene::new(SslMode::VerifyFull);
+    let root = &scene.pki.authority;
+    let through = |between: Authority| scene.meet(Some(&between.old_identity("alice").under(&[&between])));
+    assert!(through(root.limited(|_| ())).is_ok());
+    assert!(through(root.limited(|params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign])).is_ok());
+    let limits: [fn(&mut CertificateParams); 6] = [
+        |params| params.is_ca = IsCa::NoCa,
+        |params| params.is_ca = IsCa::ExplicitNoCa,
+        |params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature],
+        |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1),
+        |params| params.not_before = rcgen::date_time_ymd(2500, 1, 1),
+        |params| {
+            let nothing = vec![GeneralSubtree::DirectoryName(named("nobody", &[]).distinguished_name)];
+            let constraints = NameConstraints { permitted_subtrees: nothing, excluded_subtrees: vec![] };
+            params.name_constraints = Some(constraints);
+        },
+    ];
+    for limit in limits {
+        refused(through(root.limited(limit)));
+    }
+}
+
+#[test]
 fn an_authority_shown_as_a_client_must_be_fit_for_it() {
     let scene = Scene::new(SslMode::VerifyFull);
-    let show = |change: fn(&mut rcgen::CertificateParams)| {
+    let show = |change: fn(&mut CertificateParams)| {
         let mut params = named("alice", &[]);
-        params.is_ca = rcgen::IsCa::Ca(BasicConstraints::Unconstrained);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         change(&mut params);
         scene.meet(Some(&scene.pki.authority.issue(params)))
     };

@@ -214,6 +214,8 @@ fn a_common_name_is_the_only_one_and_plain_text() {
     assert_eq!(of(vec![text("alice"), text("bob")]), None);
     assert_eq!(common_name(&pki.authority.old_identity("alice").chain[0]).as_deref(), Some("alice"));
     assert_eq!(common_name(&b"rubbish".to_vec().into()), None);
+    let longer = [&pki.authority.identity("alice", &[]).chain[0][..], b"!"].concat();
+    assert_eq!(common_name(&longer.into()), None);
 }
 
 #[test]

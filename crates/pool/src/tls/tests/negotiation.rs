@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use rustls::{CipherSuite, Error, NamedGroup, ProtocolVersion};
+use rustls::server::ServerSessionMemoryCache;
+use rustls::{CipherSuite, Error, HandshakeKind, NamedGroup, ProtocolVersion};
 
 use super::{Shaken, host, shake};
 use crate::tls::testing::{Pki, usual_client};
@@ -156,6 +157,46 @@ fn curves_are_chosen_by_name() {
     let fault = curve("secp521r1").unwrap_err();
     let expected = "invalid client_tls_ecdhcurve: secp521r1: only X25519, prime256v1 and secp384r1 can be had";
     assert_eq!(fault, expected);
+}
+
+#[test]
+fn a_server_of_old_needs_no_second_hello() {
+    let pki = Pki::new();
+    let mut options = pki.options(SslMode::Require, &pki.authority.identity("db", &["db"]));
+    options.ecdhcurve = "prime256v1".to_owned();
+    let server = Server::load(&options).unwrap().current();
+    let client = Client::load(&options).unwrap().current();
+    let shaken = shake(server.config.as_ref().unwrap(), client.config.as_ref().unwrap(), host("db")).unwrap();
+    assert_eq!(shaken.client.handshake_kind(), Some(HandshakeKind::Full));
+}
+
+#[test]
+fn no_session_is_kept_to_be_resumed() {
+    let pki = Pki::new();
+    for protocols in ["tlsv1.2", "tlsv1.3"] {
+        let mut options = pki.options(SslMode::Require, &pki.authority.identity("db", &["db"]));
+        options.protocols = protocols.to_owned();
+        let server = Server::load(&options).unwrap().current().config.clone().unwrap();
+        let client = Client::load(&options).unwrap().current().config.clone().unwrap();
+        let usual = Arc::new(usual_client(&pki.authority, None));
+        let mut generous = (*server).clone();
+        generous.send_tls13_tickets = 2;
+        generous.session_storage = ServerSessionMemoryCache::new(32);
+        let generous = Arc::new(generous);
+        for (server, client) in [(&server, &usual), (&generous, &client)] {
+            for _ in 0..2 {
+                let shaken = shake(server, client, host("db")).unwrap();
+                assert_eq!(shaken.server.handshake_kind(), Some(HandshakeKind::Full));
+                if !Arc::ptr_eq(server, &generous) {
+                    assert_eq!(shaken.client.tls13_tickets_received(), 0);
+                }
+            }
+        }
+        // The usual ones would.
+        shake(&generous, &usual, host("db")).unwrap();
+        let again = shake(&generous, &usual, host("db")).unwrap();
+        assert_eq!(again.server.handshake_kind(), Some(HandshakeKind::Resumed));
+    }
 }
 
 #[test]
