@@ -145,6 +145,8 @@ pub(crate) struct Moved {
 pub(crate) struct Output {
     bytes: Vec<u8>,
     at: usize,
+    /// An encrypting layer holds something back.
+    held_back: bool,
 }
 
 impl Server {
@@ -230,12 +232,7 @@ impl Output {
     /// Whether nothing waits.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.at == self.bytes.len()
-    }
-
-    /// How much waits.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len() - self.at
+        self.at == self.bytes.len() && !self.held_back
     }
 
     /// Sends bytes behind those that wait already, and keeps what the socket doesn't take. Ready when nothing is left.
@@ -251,18 +248,22 @@ impl Output {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => sent += n,
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                Poll::Pending => {
-                    self.bytes.extend_from_slice(&bytes[sent..]);
-                    return Poll::Pending;
-                }
+                Poll::Pending => match stream.write_now(&bytes[sent..]) {
+                    Ok(n) if n > 0 => sent += n,
+                    Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(e)),
+                    _ => {
+                        self.bytes.extend_from_slice(&bytes[sent..]);
+                        return Poll::Pending;
+                    }
+                },
             }
         }
-        stream.poll_flush(cx)
+        self.settle(stream, cx)
     }
 
     /// Sends what waits. Ready when nothing is left.
     pub(crate) fn flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
+        while self.at < self.bytes.len() {
             match stream.poll_write(cx, &self.bytes[self.at..]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => self.at += n,
@@ -272,7 +273,15 @@ impl Output {
         }
         // Memory is for those who need it.
         *self = Output::default();
-        stream.poll_flush(cx)
+        self.settle(stream, cx)
+    }
+
+    /// Has an encrypting layer send what it holds back.
+    #[inline]
+    fn settle(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let settled = stream.poll_flush(cx);
+        self.held_back = settled.is_pending();
+        settled
     }
 
     /// Sends all of it, waiting as long as it takes.

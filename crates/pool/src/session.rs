@@ -197,12 +197,11 @@ impl Session {
         if !server.output.is_empty() {
             match server.output.flush(&mut server.stream, cx) {
                 Poll::Ready(Err(_)) => return Err(End::ServerGone),
+                Poll::Ready(Ok(())) if !self.setting => self.let_go()?,
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
-        if blocked {
-            return Ok(Step::Wait);
-        }
+        let Some(server) = self.server.as_mut().filter(|_| !blocked) else { return Ok(Step::Wait) };
         let n = match server.stream.poll_read(cx, &mut scratch.read) {
             Poll::Pending => return Ok(Step::Wait),
             Poll::Ready(Ok(n)) if n > 0 => n,
@@ -377,7 +376,7 @@ impl Session {
         if let Some(statements) = &self.client.statements {
             self.presence.statements.set(statements.len() as u32);
         }
-        self.pool.stats.asked(&self.presence, &taken);
+        self.pool.stats.asked(&self.presence, &taken, !server.replies.is_settled());
         let bytes = if taken.rewritten { &scratch.to_server[..] } else { &data[..taken.used] };
         if !bytes.is_empty()
             && let Poll::Ready(Err(_)) = server.output.send(&mut server.stream, cx, bytes)

@@ -71,13 +71,13 @@ impl Stats {
         add(&self.sent, bytes as u64);
     }
 
-    /// Requests went to a server.
+    /// Requests went to a server, which `owes` an answer to them or to earlier ones.
     #[inline]
-    pub(crate) fn asked(&self, presence: &Presence, taken: &Taken) {
-        if taken.used == 0 {
+    pub(crate) fn asked(&self, presence: &Presence, taken: &Taken, owes: bool) {
+        add(&self.binds, u64::from(taken.binds));
+        if !owes {
             return;
         }
-        add(&self.binds, u64::from(taken.binds));
         presence.idle.set(None);
         if presence.query.get().is_none() {
             let now = Instant::now();
