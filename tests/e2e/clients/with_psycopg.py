@@ -44,7 +44,7 @@ def pipeline():
 
 def pipeline_errors():
     """An error ends its pipeline; the next one is as good as new."""
-    connection = connect()
+    connection = connect(prepare_threshold=None)
     for turn in range(30):
         try:
             with connection.pipeline():
