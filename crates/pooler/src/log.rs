@@ -32,10 +32,13 @@ struct Inner {
 }
 
 impl Log {
+    fn new(verbosity: u8) -> Log {
+        Log(Arc::new(Inner { writer: Writer::default(), floor: verbosity, verbosity: AtomicU8::new(verbosity) }))
+    }
+
     /// Logs to standard error from now on. Panics are logged as errors.
     pub(crate) fn start(verbosity: u8) -> Log {
-        let log =
-            Log(Arc::new(Inner { writer: Writer::default(), floor: verbosity, verbosity: AtomicU8::new(verbosity) }));
+        let log = Log::new(verbosity);
         // It fails when there is a log already, which only a second call could have made.
         let _ = tracing::subscriber::set_global_default(Events(log.clone()));
         let panics = log.clone();
@@ -96,21 +99,16 @@ struct Events(Log);
 impl Events {
     fn shows(&self, metadata: &Metadata<'_>) -> bool {
         let ours = metadata.target() == "pooler" || metadata.target().starts_with("pool::");
-        *metadata.level() <= if ours || self.0.verbosity() > 2 { self.level() } else { Level::WARN }
+        *metadata.level()
+            <= if ours || self.0.0.verbosity.load(Ordering::Relaxed) > 2 { self.level() } else { Level::WARN }
     }
 
     fn level(&self) -> Level {
-        match self.0.verbosity() {
+        match self.0.0.verbosity.load(Ordering::Relaxed) {
             0 => Level::INFO,
             1 => Level::DEBUG,
             _ => Level::TRACE,
         }
-    }
-}
-
-impl Log {
-    fn verbosity(&self) -> u8 {
-        self.0.verbosity.load(Ordering::Relaxed)
     }
 }
 
@@ -142,4 +140,33 @@ impl Subscriber for Events {
     fn enter(&self, _: &Id) {}
 
     fn exit(&self, _: &Id) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setting_raises_what_the_flag_asks_for_and_doesn_t_lower_it() {
+        let log = Log::new(1);
+        log.quiet();
+        let level = |verbose| {
+            log.follow(&Settings { verbose, ..Settings::default() }).unwrap();
+            Events(log.clone()).level()
+        };
+        assert_eq!([0, 1, 2, 9].map(level), [Level::DEBUG, Level::DEBUG, Level::TRACE, Level::TRACE]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_leaves_the_log_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Log::new(0);
+        log.quiet();
+        log.follow(&Settings { logfile: Some(path.clone()), ..Settings::default() }).unwrap();
+        let error = log.follow(&Settings { logfile: Some("/nowhere/log".into()), ..Settings::default() }).unwrap_err();
+        assert_eq!(error, "Cannot open logfile: '/nowhere/log': No such file or directory");
+        log.line(Severity::Log, "still here");
+        assert!(std::fs::read_to_string(path).unwrap().ends_with("LOG still here\n"));
+    }
 }

@@ -44,21 +44,27 @@ const STRANGER: &str = "unix socket is in use by a process that doesn't hand ove
     configurations, give this one a unix_socket_dir and a pidfile of its own, start it without -R, then stop the other";
 
 /// Has the old process take no more clients. From then on this one is the pooler; what is returned passes requests to
-/// cancel on, and ends with the old process.
+/// cancel on, and ends with the old process. `None` when that has ended already.
 pub(crate) async fn replace(
     old: Old,
     pooler: &Pooler,
     signals: &mut Signals,
-) -> Result<impl Future<Output = ()> + use<>, Failure> {
+) -> Result<Option<impl Future<Output = ()> + use<>>, Failure> {
     let stopped = old.stop();
     tokio::pin!(stopped);
     loop {
         tokio::select! {
-            result = &mut stopped => {
-                let (canceller, passing) = result.map_err(failed("take the old process's place"))?;
-                pooler.pass_on_cancels(canceller);
-                return Ok(passing);
-            }
+            result = &mut stopped => match result {
+                Ok((canceller, passing)) => {
+                    pooler.pass_on_cancels(canceller);
+                    return Ok(Some(passing));
+                }
+                Err(Error::Gone) if !opens_door(&pooler.config().settings) => {
+                    warn!(target: "pooler", "the old process has ended before its time, this one takes its place");
+                    return Ok(None);
+                }
+                Err(e) => return Err(failed("take the old process's place")(e)),
+            },
             signal = signals.next() => match signal {
                 Signal::Terminate | Signal::Interrupt | Signal::Quit => {
                     return Err(Failure::Other("told to stop before the old process had answered".to_owned()));
@@ -67,6 +73,11 @@ pub(crate) async fn replace(
             },
         }
     }
+}
+
+/// Whether a process with these settings can be taken over from: the old one lives.
+fn opens_door(settings: &Settings) -> bool {
+    takeover::address(settings).is_some_and(|address| !matches!(takeover::meet(&address), Ok(None)))
 }
 
 /// Gives new processes the sockets, one after another, until one of them wants the place.

@@ -14,6 +14,7 @@ use pool::pooler::Pooler;
 use pool::takeover::{self, Door, Visitor};
 use service::notify::Notifier;
 use service::tasks::Tasks;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::changes;
@@ -35,6 +36,10 @@ pub(crate) struct Serving {
     metrics: Option<Metrics>,
     place: Option<Place>,
     pidfile: Option<PidFile>,
+    /// Whether the old process has ended whose place this one took.
+    old_ended: watch::Sender<bool>,
+    /// Whether another process has taken the place of this one.
+    replaced: bool,
 }
 
 /// What makes this process the one that clients and new processes find. Listening ends when it's dropped.
@@ -54,17 +59,28 @@ enum Then {
 impl Serving {
     pub(crate) fn new(pooler: Pooler, signals: Signals, log: Log, opened: Opened, pidfile: Option<PidFile>) -> Serving {
         let place = Place::new(&pooler, opened);
-        let notifier = Arc::new(Notifier::from_env());
-        let tasks = Tasks::new();
-        let metrics = None;
-        Serving { pooler: Arc::new(pooler), signals, notifier, log, tasks, metrics, place: Some(place), pidfile }
+        Serving {
+            pooler: Arc::new(pooler),
+            signals,
+            notifier: Arc::new(Notifier::from_env()),
+            log,
+            tasks: Tasks::new(),
+            metrics: None,
+            place: Some(place),
+            pidfile,
+            old_ended: watch::Sender::new(true),
+            replaced: false,
+        }
     }
 
     /// Runs what passes requests to cancel on to the old process while that lives.
     pub(crate) fn follow_old(&self, passing: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.old_ended.clone();
+        ended.send_replace(false);
         self.tasks.spawn("old process", async move {
             passing.await;
             info!(target: "pooler", "the old process has ended");
+            ended.send_replace(true);
             std::future::pending::<()>().await;
         });
     }
@@ -80,13 +96,13 @@ impl Serving {
         loop {
             tokio::select! {
                 signal = self.signals.next() => if self.obey(signal) == Then::End { break },
-                (door, visitor) = successor(&mut self.place) => self.give_place(door, visitor),
+                (door, visitor) = successor(&mut self.place) => self.give_place(door, visitor).await,
                 () = &mut listening_ended, if listens => {
                     listens = false;
                     self.place = None;
                     self.notifier.stopping("shutting down");
                 }
-                () = pooler.wait_ended(), if !listens => {
+                () = ended(&pooler, self.replaced.then(|| self.old_ended.subscribe())), if !listens => {
                     self.say_farewell();
                     break;
                 }
@@ -173,7 +189,7 @@ impl Serving {
     }
 
     /// Leaves everything that this process is found by to the new one, and waits for its own clients to go.
-    fn give_place(&mut self, door: Option<Door>, visitor: Visitor) {
+    async fn give_place(&mut self, door: Option<Door>, visitor: Visitor) {
         info!(target: "pooler", "process {} takes over, waiting for all clients disconnect", visitor.pid());
         if let Some(file) = self.place.take().and_then(|place| place.file) {
             file.leave();
@@ -185,21 +201,20 @@ impl Serving {
             pidfile.leave();
         }
         self.pooler.shut_down(Shutdown::WaitForClients);
+        self.replaced = true;
         if let Ok(pid) = visitor.pid().try_into() {
             self.notifier.main_process(pid);
         }
         // From now on the new process speaks for the service.
         self.notifier = Arc::default();
-        let (pooler, metrics) = (self.pooler.clone(), self.metrics.take());
-        self.tasks.spawn("new process", async move {
-            if let Some(metrics) = metrics {
-                metrics.stop().await;
-            }
-            if let Err(e) = visitor.stopped().await {
-                error!(target: "pooler", "tell the new process that it may take over: {e}");
-            }
-            online::serve_successor(visitor, pooler).await;
-        });
+        if let Some(metrics) = self.metrics.take() {
+            metrics.stop().await;
+        }
+        // Before anything else: without clients this process ends at once.
+        if let Err(e) = visitor.stopped().await {
+            error!(target: "pooler", "tell the new process that it may take over: {e}");
+        }
+        self.tasks.spawn("new process", online::serve_successor(visitor, self.pooler.clone()));
     }
 }
 
@@ -222,6 +237,16 @@ impl Place {
             }
         };
         Place { file: opened.file, sockets, successor: Box::pin(successor) }
+    }
+}
+
+/// Waits for the end of a shutdown. A process that was replaced stays until the one that it replaced has ended: requests
+/// to cancel go from the newest by way of all others.
+async fn ended(pooler: &Pooler, old_ended: Option<watch::Receiver<bool>>) {
+    pooler.wait_ended().await;
+    if let Some(mut old_ended) = old_ended {
+        // An error means that this process ends.
+        let _ = old_ended.wait_for(|ended| *ended).await;
     }
 }
 

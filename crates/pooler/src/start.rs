@@ -9,7 +9,7 @@ use pool::config::{Config, Settings};
 use pool::listen::open::{self, Opened};
 use pool::listen::{Listener, unix};
 use pool::pooler::Pooler;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::flags::Flags;
 use crate::log::{Log, Severity};
@@ -81,6 +81,8 @@ fn configuration(flags: &Flags, file: &Path, log: &Log) -> Result<Config, Failur
         return Err(Failure::Other("pgherd-pooler should not run as root: name a user by -u or user=".to_owned()));
     }
     log.open(settings, flags.quiet).map_err(Failure::Configuration)?;
+    let (databases, users) = (loaded.config.databases.len(), loaded.config.credentials.len());
+    debug!(target: "pooler", "read {}: {databases} databases, {users} users in auth_file", file.display());
     for warning in &loaded.warnings {
         log.line(Severity::Warning, &warning.to_string());
     }
@@ -103,7 +105,9 @@ async fn start(flags: &Flags, config: Config, log: &Log) -> Result<Serving, Fail
             let (pooler, opened) = begin(config, passed)?;
             let passing = online::replace(old, &pooler, &mut signals).await?;
             let serving = Serving::new(pooler, signals, log.clone(), opened, take_pidfile(&settings));
-            serving.follow_old(passing);
+            if let Some(passing) = passing {
+                serving.follow_old(passing);
+            }
             serving
         }
         None => {
