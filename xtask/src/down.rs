@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use crate::checkout;
 use crate::place::{Place, Shape};
+use crate::poolers::Pooler;
 
 /// How long an agent may take to stop PostgreSQL.
 const AGENTS: Duration = Duration::from_secs(60);
@@ -28,6 +29,8 @@ pub(crate) fn run(wipe: bool) -> Result<()> {
     let programs = Programs { agent: dist.join("pgherd-agent"), ctl: dist.join("pgherdctl"), postgres: dist };
     let (nodes, etcd) = place.nodes(shape, &programs);
 
+    let running = nodes.iter().filter_map(|n| Some((n.name.clone(), Pooler::of(n, &place).process()?)));
+    end("the pooler of", running.collect(), Signal::QUIT, Duration::from_secs(10))?;
     end("agent", nodes.iter().filter_map(|n| Some((n.name.clone(), n.agent()?))).collect(), Signal::TERM, AGENTS)?;
     // In maintenance mode an agent leaves PostgreSQL running.
     end(

@@ -15,6 +15,7 @@ mod checkout;
 mod down;
 mod packages;
 mod place;
+mod poolers;
 mod programs;
 mod supervise;
 mod test;

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::packages::{self, Need};
 use crate::place::{Place, Shape};
+use crate::poolers::{self, Pooler};
 use crate::{checkout, programs};
 
 /// How long a cluster may take to come up.
@@ -60,6 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     configure(&place, &nodes, etcd.as_ref(), &programs)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     runtime.block_on(start(&nodes, etcd.as_ref()))?;
+    start_poolers(&place, &nodes)?;
     show(&place, &nodes, &programs)
 }
 
@@ -120,6 +122,19 @@ async fn start(nodes: &[Node], etcd: Option<&Etcd>) -> Result<()> {
     wait(nodes).await
 }
 
+/// Starts a pooler in front of each node.
+fn start_poolers(place: &Place, nodes: &[Node]) -> Result<()> {
+    let program = checkout::root()?.join("dist/pgherd-pooler");
+    for node in nodes {
+        let pooler = Pooler::of(node, place);
+        pooler.configure()?;
+        if pooler.start(&program)? {
+            say!("started the pooler of {} on {}:{}", node.name, node.address, poolers::PORT);
+        }
+    }
+    Ok(())
+}
+
 /// Prints how the cluster comes up until it is whole.
 async fn wait(nodes: &[Node]) -> Result<()> {
     let begun = Instant::now();
@@ -173,6 +188,8 @@ fn show(place: &Place, nodes: &[Node], programs: &Programs) -> Result<()> {
         "\nWhat to try next:\n  \
          PGPASSWORD=otus psql -h {} -U postgres -c 'select slot_name, active from pg_replication_slots'\n  \
          PGPASSWORD=otus psql 'host={} port=5432 user=postgres target_session_attrs=read-write'\n  \
+         PGPASSWORD=otus psql -h {} -p 6543 -U postgres                        # through the pooler\n  \
+         PGPASSWORD=otus psql -h {} -p 6543 -U postgres pgbouncer -c 'show pools'\n  \
          dist/pgherdctl -c {here}/{}.yml list\n  \
          dist/pgherdctl -c {here}/{}.yml switchover\n  \
          dist/pgherdctl -c {here}/{}.yml edit-config\n  \
@@ -182,6 +199,8 @@ fn show(place: &Place, nodes: &[Node], programs: &Programs) -> Result<()> {
          cargo xtask down                    # 'cargo xtask up' resumes, 'down --wipe' deletes",
         first.address,
         nodes.iter().map(|n| n.address.to_string()).collect::<Vec<_>>().join(","),
+        first.address,
+        first.address,
         first.name,
         first.name,
         first.name,

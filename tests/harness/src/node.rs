@@ -204,7 +204,7 @@ pub fn make_owned_directory(directory: &Path, mode: u32) -> Result<()> {
 }
 
 /// Gives a file to PostgreSQL's user.
-pub(crate) fn own_by_postgres(path: &Path) -> Result<()> {
+pub fn own_by_postgres(path: &Path) -> Result<()> {
     let user = postgres_user()?;
     nix::unistd::chown(path, Some(user.uid), Some(user.gid)).with_context(|| format!("give {} away", path.display()))
 }
