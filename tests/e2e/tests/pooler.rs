@@ -11,6 +11,7 @@ mod hba;
 mod limits;
 mod logging;
 mod lookup;
+mod metrics;
 mod misbehaviour;
 mod modes;
 mod parameters;
