@@ -43,9 +43,9 @@ pub enum SslMode {
     /// Never TLS.
     #[default]
     Disable,
-    /// TLS where the other side wants it.
+    /// TLS where a client asks for it or a server offers it. Servers are asked, as with `prefer`.
     Allow,
-    /// With clients as `allow`; with servers TLS where they offer it.
+    /// In pgbouncer the same as `allow`.
     Prefer,
     /// TLS only.
     Require,
