@@ -75,7 +75,27 @@ pub(crate) struct Programs {
     names: BTreeMap<String, String>,
     pub(crate) user: Option<User>,
     pub(crate) version: Version,
+    /// This process has capabilities that its children would inherit.
+    privileged: bool,
 }
+
+/// What the service manager tells the agent alone, and what would lead PostgreSQL's programs elsewhere.
+const NOT_INHERITED: [&str; 14] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "PGDATA",
+    "PGHOST",
+    "PGPORT",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGDATABASE",
+    "PGOPTIONS",
+    "PGSERVICE",
+];
 
 const NEEDED: [&str; 6] = ["postgres", "initdb", "pg_controldata", "pg_basebackup", "pg_rewind", "psql"];
 
@@ -83,7 +103,9 @@ impl Programs {
     /// Finds the programs and their version; a missing one is reported with what to do.
     pub(crate) fn find(options: &Options, user: Option<User>) -> Result<Programs, Error> {
         let dir = options.bin_dir.clone().or_else(find_dir);
-        let mut programs = Programs { dir, names: options.bin_names.clone(), user, version: Version::OLDEST };
+        let names = options.bin_names.clone();
+        let privileged = has_ambient_capabilities();
+        let mut programs = Programs { dir, names, user, version: Version::OLDEST, privileged };
         let missing: Vec<String> = NEEDED
             .into_iter()
             .filter(|p| !programs.path(p).is_file())
@@ -139,6 +161,9 @@ impl Programs {
             let set = [format!("--reuid={who}"), format!("--regid={}", user.gid), groups.into(), "--".into()];
             words.push("setpriv".into());
             words.extend(set.into_iter().map(Into::into));
+        } else if self.privileged {
+            // They are for the guard. A change of user takes them away by itself.
+            words.extend(["setpriv", "--ambient-caps=-all", "--inh-caps=-all", "--"].map(Into::into));
         }
         words.push(self.path(program).into());
         let mut command = Command::new(&words[0]);
@@ -146,8 +171,7 @@ impl Programs {
         if let Some(home) = self.user.as_ref().and_then(|u| u.home.as_ref()) {
             command.env("HOME", home);
         }
-        for inherited in ["PGDATA", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS", "PGSERVICE"]
-        {
+        for inherited in NOT_INHERITED {
             command.env_remove(inherited);
         }
         command
@@ -209,6 +233,13 @@ impl Drop for Group {
     }
 }
 
+/// Whether programs that this process starts get capabilities of it (capabilities(7), "Thread capability sets").
+fn has_ambient_capabilities() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|l| l.strip_prefix("CapAmb:")).unwrap_or_default();
+    set.trim().chars().any(|digit| digit != '0')
+}
+
 /// The directory with all of PostgreSQL's programs: on PATH, else the newest where distributions put it.
 fn find_dir() -> Option<PathBuf> {
     // A directory may have some of them only, as links.
@@ -237,4 +268,31 @@ fn find_dir() -> Option<PathBuf> {
 
 fn list(dir: &str) -> Vec<PathBuf> {
     std::fs::read_dir(dir).map(|d| d.flatten().map(|e| e.path()).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(privileged: bool, user: Option<User>) -> Vec<String> {
+        let programs =
+            Programs { dir: Some("/bin".into()), names: BTreeMap::new(), user, version: Version::OLDEST, privileged };
+        let command = programs.command_in_session("postgres");
+        let removed: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        assert!(removed.contains(&std::ffi::OsStr::new("NOTIFY_SOCKET")), "PostgreSQL would talk to systemd");
+        [command.get_program()]
+            .into_iter()
+            .chain(command.get_args())
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn nothing_of_the_agents_privileges_reaches_postgresql() {
+        assert_eq!(arguments(false, None), ["setsid", "/bin/postgres"]);
+        assert_eq!(
+            arguments(true, None),
+            ["setsid", "setpriv", "--ambient-caps=-all", "--inh-caps=-all", "--", "/bin/postgres"]
+        );
+    }
 }

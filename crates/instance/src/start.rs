@@ -175,13 +175,17 @@ impl Inner {
         Ok(())
     }
 
-    /// PostgreSQL refuses to start while the pid in postmaster.pid, or in the lock file of its socket, is some process of
-    /// its user: after a reboot that may be any, and after a kill it is a zombie until its parent has taken notice.
-    /// Called only when no process of the instance lives.
+    /// PostgreSQL refuses to start while the pid in postmaster.pid, or in the lock file of its socket, is some process or
+    /// thread of its user: after a reboot that may be any, one that is about to begin as well, and after a kill it is a
+    /// zombie until its parent has taken notice. Called only when no process of the instance lives.
     pub(crate) fn drop_stale_pid_file(&self) -> Result<(), Error> {
         let file = read_pid_file(self.data_dir());
-        let Some(pid) = file.pid.filter(|pid| PathBuf::from(format!("/proc/{pid}")).exists()) else { return Ok(()) };
-        tracing::info!("postmaster.pid names process {pid}, which isn't PostgreSQL of this data directory: removed");
+        let Some(pid) = file.pid else { return Ok(()) };
+        if PathBuf::from(format!("/proc/{pid}")).exists() {
+            tracing::info!(
+                "postmaster.pid names process {pid}, which isn't PostgreSQL of this data directory: removed"
+            );
+        }
         remove_if_exists(&self.data_dir().join("postmaster.pid"))?;
         let Some(dir) = file.socket_dir else { return Ok(()) };
         let lock = dir.join(format!(".s.PGSQL.{}.lock", self.listen.port));

@@ -119,6 +119,20 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test]
+async fn what_a_crashed_host_left_is_gone_before_the_server_starts() {
+    let place = Place::new();
+    let mut node = place.node("pg1");
+    node.instance.initialize(&seed_initdb(), &node.conf).await.unwrap();
+    let file = node.data.join("postmaster.pid");
+    // By the time PostgreSQL looks, this may be the number of some process or thread of its user.
+    std::fs::write(&file, "4000000\n/data\n1700000000\n").unwrap();
+    let refuse = format!("case \"$*\" in '-D '*) [ ! -e {} ] || exit 1;; esac", file.display());
+    node.wrap("postgres", &format!("{refuse}\nexec {}/postgres \"$@\"", cluster::BIN));
+    node.start(Start::Primary).await;
+    assert_eq!(node.ask("SELECT 1").await, "1");
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_come_up_says_why() {
     let place = Place::new();
     let node = place.node("pg1");

@@ -179,7 +179,9 @@ impl Keeper {
         self.trouble = None;
         if let Some(config) = watchdog.filter(|_| self.watchdog.is_none()) {
             let required = config.required;
-            if let Err(e) = self.open_watchdog(config, deadline) {
+            if !required && !config.device.exists() {
+                self.log.info(format_args!("there is no watchdog device {}", config.device.display()));
+            } else if let Err(e) = self.open_watchdog(config, deadline) {
                 if required {
                     return Err(e);
                 }
