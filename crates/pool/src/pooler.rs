@@ -21,6 +21,16 @@ use crate::worker::{self, Worker};
 /// A pooler at work. Its threads end with the process.
 pub struct Pooler {
     pub(crate) shared: Arc<Shared>,
+    broken: watch::Sender<bool>,
+}
+
+/// Tells when a thread ends, which none does while all is well.
+struct ThreadEnd(watch::Sender<bool>);
+
+impl Drop for ThreadEnd {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
 }
 
 impl Pooler {
@@ -37,17 +47,20 @@ impl Pooler {
         let shared = Arc::new(Shared::new(config, count)?);
         let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         shared.set_workers(senders);
+        let broken = watch::Sender::new(false);
         let mut listeners = Some(listeners);
         for (index, mailbox) in mailboxes.into_iter().enumerate() {
             let (shared, listeners) = (shared.clone(), listeners.take().unwrap_or_default());
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            let end = ThreadEnd(broken.clone());
             thread.spawn(move || {
+                let _end = end;
                 let set = LocalSet::new();
                 set.block_on(&runtime, work(Worker::new(index, shared), mailbox, listeners));
             })?;
         }
-        Ok(Pooler { shared })
+        Ok(Pooler { shared, broken })
     }
 
     /// The configuration in force.
@@ -124,6 +137,12 @@ impl Pooler {
     /// Number of threads.
     pub fn threads(&self) -> usize {
         self.shared.threads()
+    }
+
+    /// Waits until a thread has ended, which only a panic makes one do. The pooler is of no use any more then.
+    pub async fn broken(&self) {
+        // The sender is in this handle.
+        let _ = self.broken.subscribe().wait_for(|broken| *broken).await;
     }
 
     /// Returns when every thread has answered: none is stuck.

@@ -106,6 +106,7 @@ impl Serving {
                     self.say_farewell();
                     break;
                 }
+                () = pooler.broken() => return Err(Failure::Other("a thread has ended unexpectedly".to_owned())),
                 () = tasks.cancelled() => {
                     let cause = tasks.cause().map_or_else(|| "a task has ended".to_owned(), |c| c.to_string());
                     return Err(Failure::Other(cause));
