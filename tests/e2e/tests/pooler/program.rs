@@ -217,7 +217,7 @@ fn without_a_usable_file_it_ends_and_says_why() -> Result<()> {
             ("[pgbouncer]\nauth_type = nonsense\n", "invalid value \"nonsense\" for parameter auth_type"),
             ("[nonsense]\na = 1\n", "invalid section \"nonsense\""),
             ("[databases]\napp = nonsense=1\n", "unrecognized connection parameter: nonsense"),
-            ("[databases]\napp = host=\n", "invalid value \"host=\" for parameter app"),
+            ("[databases]\napp = host=\n", "syntax error in connection string"),
             ("[pgbouncer]\nlisten_port\n", "syntax error in configuration"),
             ("%include {dir}/nowhere.ini\n", "nowhere.ini\": No such file or directory"),
         ] {

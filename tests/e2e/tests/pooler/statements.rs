@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use harness::pooler::raw::{Batch, Raw, error, firsts, tags};
-use harness::pooler::{Setup, World};
+use harness::pooler::{Peer, Setup, World};
 
 use super::stays_pending;
 
@@ -118,15 +118,27 @@ fn a_closed_statement_is_gone_and_its_name_is_free() -> Result<()> {
     })
 }
 
-/// pgbouncer closes the connection; PostgreSQL itself would go on.
+/// Sends what is wrong: pgherd answers as PostgreSQL does, pgbouncer closes the connection.
+async fn wrong_use(world: &World, mut session: Raw, batch: Batch, own: &str, pgbouncers: &str) -> Result<()> {
+    world.allow("prepared statement");
+    if world.peer == Peer::Pgherd {
+        let answers = session.roundtrip(batch).await?;
+        ensure!(error(&answers).as_deref() == Some(own), "{answers:?}");
+        ensure!(session.value("SELECT 1").await? == "1");
+    } else {
+        session.batch(batch).await?;
+        ensure!(session.last_words().await? == pgbouncers);
+    }
+    Ok(())
+}
+
 #[test]
-fn running_a_statement_that_was_never_prepared_is_an_error() -> Result<()> {
+fn using_a_statement_that_was_never_prepared_is_an_error() -> Result<()> {
     Setup::transaction(1).pgbouncer_at_least(1, 24).run(async |world| {
-        world.allow("prepared statement");
+        let own = "ERROR: prepared statement \"nobody's\" does not exist";
         for batch in [run("nobody's", &[]), Batch::new().describe("nobody's").sync()] {
-            let mut session = world.session().await?;
-            session.batch(batch).await?;
-            ensure!(session.last_words().await? == "FATAL: prepared statement did not exist");
+            let session = world.session().await?;
+            wrong_use(world, session, batch, own, "FATAL: prepared statement did not exist").await?;
         }
         Ok(())
     })
@@ -135,13 +147,11 @@ fn running_a_statement_that_was_never_prepared_is_an_error() -> Result<()> {
 #[test]
 fn preparing_a_name_twice_is_an_error() -> Result<()> {
     Setup::transaction(1).pgbouncer_at_least(1, 24).run(async |world| {
+        let own = "ERROR: prepared statement \"mine\" already exists";
         let mut session = world.session().await?;
         session.roundtrip(Batch::new().parse("mine", "SELECT 1").sync()).await?;
-        session.batch(Batch::new().parse("mine", "SELECT 2").sync()).await?;
-        let text = session.last_words().await?;
-        world.allow("prepared statement");
-        ensure!(text == "FATAL: prepared statement name is already in use", "{text}");
-        Ok(())
+        let again = Batch::new().parse("mine", "SELECT 2").sync();
+        wrong_use(world, session, again, own, "FATAL: prepared statement name is already in use").await
     })
 }
 
