@@ -4,21 +4,17 @@ pub mod open;
 pub mod unix;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-
-use rustix::net::{SocketFlags, accept_with};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::client::Origin;
 use crate::config::Settings;
 use crate::shared::Message;
-use crate::stream::Detached;
+use crate::stream::{Detached, Stream};
 use crate::worker::Worker;
 
-/// A connection that was accepted and belongs to no thread yet.
+/// A connection that was accepted, on its way to its thread.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     /// The connection.
@@ -37,33 +33,38 @@ pub enum Listener {
 }
 
 /// Errors that concern one connection only (`man 2 accept`): the next may be fine.
-fn is_passing(error: rustix::io::Errno) -> bool {
-    use rustix::io::Errno;
-    matches!(error, Errno::CONNABORTED | Errno::INTR | Errno::PERM | Errno::PROTO)
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | PermissionDenied)
 }
 
 /// How long accepting rests when descriptors or memory have run out.
 const REST: std::time::Duration = std::time::Duration::from_millis(100);
 
+/// Clients that a thread gets in a row. Few clients share a thread: it serves them all with each wake-up, where several
+/// threads would wake for one at a time.
+const RUN: u32 = 8;
+
+/// A listening socket on this thread's runtime.
+enum Ears {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
 /// Accepts connections until the task is ended.
-pub(crate) async fn accept(worker: Rc<Worker>, listener: Rc<Listener>) {
-    let fd = match listener.fd() {
-        Ok(fd) => fd,
+pub(crate) async fn accept(worker: Rc<Worker>, listener: Listener) {
+    let ears = match listener {
+        Listener::Tcp(l) => tokio::net::TcpListener::from_std(l).map(Ears::Tcp),
+        Listener::Unix(l) => tokio::net::UnixListener::from_std(l).map(Ears::Unix),
+    };
+    let ears = match ears {
+        Ok(ears) => ears,
         Err(e) => return tracing::error!("use a listening socket: {e}"),
     };
-    let ready = match AsyncFd::with_interest(fd, Interest::READABLE) {
-        Ok(ready) => ready,
-        Err(e) => return tracing::error!("watch a listening socket: {e}"),
-    };
     loop {
-        let Ok(mut guard) = ready.readable().await else { return };
-        match accept_with(ready.get_ref(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-            Ok(fd) => match accepted(&listener, fd, &worker) {
-                Ok(accepted) => place(&worker, accepted),
-                Err(e) => tracing::warn!("set up a client's connection: {e}"),
-            },
-            Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
-            Err(e) if is_passing(e) => {}
+        match ears.hear(&worker).await {
+            Ok((stream, origin)) => place(&worker, stream, origin),
+            Err(e) if is_passing(&e) => {}
             Err(e) => {
                 tracing::warn!("accept() failed: {e}");
                 tokio::time::sleep(REST).await;
@@ -72,33 +73,26 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: Rc<Listener>) {
     }
 }
 
-impl Listener {
-    fn fd(&self) -> io::Result<OwnedFd> {
+impl Ears {
+    async fn hear(&self, worker: &Worker) -> io::Result<(Stream, Origin)> {
         match self {
-            Listener::Tcp(l) => l.as_fd().try_clone_to_owned(),
-            Listener::Unix(l) => l.as_fd().try_clone_to_owned(),
-        }
-    }
-}
-
-fn accepted(listener: &Listener, fd: OwnedFd, worker: &Worker) -> io::Result<Accepted> {
-    match listener {
-        Listener::Tcp(_) => {
-            let stream = std::net::TcpStream::from(fd);
-            tune(&stream, &worker.config().settings)?;
-            let origin = Origin::Tcp(stream.peer_addr()?, stream.local_addr()?);
-            Ok(Accepted { stream: Detached::Tcp(stream), origin })
-        }
-        Listener::Unix(_) => {
-            let stream = std::os::unix::net::UnixStream::from(fd);
-            let pid = rustix::net::sockopt::socket_peercred(&stream).ok().map(|c| c.pid.as_raw_nonzero().get());
-            Ok(Accepted { stream: Detached::Unix(stream), origin: Origin::Unix(pid) })
+            Ears::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                tune(&stream, &worker.config().settings)?;
+                let origin = Origin::Tcp(peer, stream.local_addr()?);
+                Ok((Stream::Tcp(stream), origin))
+            }
+            Ears::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let pid = stream.peer_cred().ok().and_then(|c| c.pid());
+                Ok((Stream::Unix(stream), Origin::Unix(pid)))
+            }
         }
     }
 }
 
 /// Sets a TCP connection's options from the settings.
-pub(crate) fn tune(stream: &std::net::TcpStream, settings: &Settings) -> io::Result<()> {
+pub(crate) fn tune(stream: &impl AsFd, settings: &Settings) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     if settings.tcp_keepalive {
@@ -127,16 +121,21 @@ pub(crate) fn tune(stream: &std::net::TcpStream, settings: &Settings) -> io::Res
     Ok(())
 }
 
-/// Gives a connection to the thread with the fewest clients.
-fn place(worker: &Rc<Worker>, accepted: Accepted) {
+/// Gives a connection to the thread with the fewest runs of clients.
+fn place(worker: &Rc<Worker>, stream: Stream, origin: Origin) {
     let shared = &worker.shared;
-    let count = |thread: &usize| shared.clients[*thread].load(Ordering::Relaxed);
-    let thread = (0..shared.threads()).min_by_key(count).unwrap_or(worker.index);
+    let runs = |thread: &usize| shared.clients[*thread].load(Ordering::Relaxed) / RUN;
+    let thread = (0..shared.threads()).min_by_key(runs).unwrap_or(worker.index);
     // Counted here, so that a shutdown that waits for clients waits for those on their way to a thread too.
     shared.clients[thread].fetch_add(1, Ordering::Relaxed);
     if thread == worker.index {
-        worker.admit(accepted);
-    } else {
-        shared.send(thread, Message::Client(accepted));
+        return worker.admit(stream, origin);
+    }
+    match stream.detach() {
+        Ok(stream) => shared.send(thread, Message::Client(Accepted { stream, origin })),
+        Err(e) => {
+            shared.clients[thread].fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!("move a client's connection to another thread: {e}");
+        }
     }
 }

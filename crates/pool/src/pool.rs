@@ -185,7 +185,7 @@ impl Pool {
     }
 
     /// Takes back a server that is free.
-    pub(crate) fn give(&self, worker: &Rc<Worker>, mut server: Box<Server>) {
+    pub(crate) fn give(&self, worker: &Rc<Worker>, server: Box<Server>) {
         server.marks.client.set(None);
         if server.marks.outdated.get() || self.is_expired(&server) {
             self.close(server, "server lifetime over");

@@ -171,7 +171,7 @@ impl Pooler {
 async fn work(worker: Rc<Worker>, mailbox: mpsc::UnboundedReceiver<Message>, listeners: Vec<Listener>) {
     let accepting: Vec<_> = listeners
         .into_iter()
-        .map(|listener| tokio::task::spawn_local(listen::accept(worker.clone(), Rc::new(listener))))
+        .map(|listener| tokio::task::spawn_local(listen::accept(worker.clone(), listener)))
         .collect();
     if worker.index == 0 {
         tokio::task::spawn_local(stop_accepting(worker.shared.clone(), accepting));

@@ -97,9 +97,9 @@ pub(crate) enum State {
     Idle,
     /// A client holds it.
     Active,
-    /// Cleaned after a client's session.
+    /// Idle for so long that it's asked whether it is alive before it's used.
     Used,
-    /// Asked whether it is alive.
+    /// Being cleaned, or asked whether it is alive.
     Tested,
     /// Waits for cancel requests that are under way to it.
     BeingCanceled,

@@ -55,11 +55,6 @@ impl Tracked {
         vars.0[self.position(name.as_bytes())?].as_deref()
     }
 
-    /// Names and values of what is set.
-    pub(crate) fn list<'a>(&'a self, vars: &'a Vars) -> impl Iterator<Item = (&'a str, &'a [u8])> {
-        self.names.iter().zip(&vars.0).filter_map(|(n, v)| Some((&**n, v.as_deref()?)))
-    }
-
     /// The SQL that gives a server the client's values; empty when it has them. What the server doesn't report can't be
     /// compared, and may not exist there.
     pub(crate) fn difference(&self, server: &Vars, client: &Vars) -> Vec<u8> {

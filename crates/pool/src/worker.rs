@@ -10,11 +10,12 @@ use std::sync::atomic::Ordering;
 use slab::Slab;
 use tokio::sync::mpsc;
 
-use crate::client::{Order, Presence};
+use crate::client::{Order, Origin, Presence};
 use crate::config::Config;
 use crate::flow::Registry;
 use crate::pool::Pool;
 use crate::shared::{Key, Message, Shared, SharedPool};
+use crate::stream::Stream;
 use crate::{session, sweep};
 
 /// Bytes read at once.
@@ -98,7 +99,13 @@ impl Worker {
     pub(crate) fn receive(self: &Rc<Self>, message: Message) {
         match message {
             Message::Call(act) => act(self),
-            Message::Client(accepted) => self.admit(accepted),
+            Message::Client(accepted) => match accepted.stream.attach() {
+                Ok(stream) => self.admit(stream, accepted.origin),
+                Err(e) => {
+                    self.shared.clients[self.index].fetch_sub(1, Ordering::Relaxed);
+                    tracing::warn!("register a client's connection: {e}");
+                }
+            },
             Message::Server(pool, moved) => match moved.attach() {
                 Ok(server) => self.pool_of(&pool).arrive(self, server),
                 Err(e) => tracing::warn!("take a server connection from another thread: {e}"),
@@ -107,15 +114,8 @@ impl Worker {
     }
 
     /// Begins a client's session. The client counts as this thread's since it was accepted.
-    pub(crate) fn admit(self: &Rc<Self>, accepted: crate::listen::Accepted) {
-        let stream = match accepted.stream.attach() {
-            Ok(stream) => stream,
-            Err(e) => {
-                self.shared.clients[self.index].fetch_sub(1, Ordering::Relaxed);
-                return tracing::warn!("register a client's connection: {e}");
-            }
-        };
-        let presence = Rc::new(Presence::new(self.shared.id(), accepted.origin));
+    pub(crate) fn admit(self: &Rc<Self>, stream: Stream, origin: Origin) {
+        let presence = Rc::new(Presence::new(self.shared.id(), origin));
         let slot = self.clients.borrow_mut().insert(presence.clone());
         let seat = Seat { worker: self.clone(), slot, presence };
         tokio::task::spawn_local(session::run(seat, stream));

@@ -36,12 +36,18 @@ pub(super) fn check(settings: &Settings, places: &Places) -> Findings {
 
 type Refusal = (&'static str, bool, &'static str, &'static str);
 
-fn refused(settings: &Settings) -> [Refusal; 5] {
+fn refused(settings: &Settings) -> [Refusal; 6] {
     let cert = settings.auth_type == AuthType::Cert && settings.client_tls_sslmode != SslMode::VerifyFull;
     [
         ("syslog", settings.syslog, "syslog is not supported", "log to a file or to standard error"),
         ("peer_id", settings.peer_id != 0, "peer_id is not supported", "one process uses all cores"),
         ("auth_type", cert, "auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL", ""),
+        (
+            "disable_pqexec",
+            settings.disable_pqexec,
+            "disable_pqexec is not supported",
+            "simple queries are let through",
+        ),
         (
             "auth_dbname",
             settings.auth_dbname.as_deref() == Some("pgbouncer"),
@@ -57,16 +63,34 @@ fn refused(settings: &Settings) -> [Refusal; 5] {
     ]
 }
 
-fn ignored(settings: &Settings) -> [(&'static str, bool, &'static str); 6] {
+fn ignored(settings: &Settings) -> [(&'static str, bool, &'static str); 12] {
     let params = settings.client_tls_dheparams.as_str();
     let dheparams = !["auto", "none", ""].contains(&params);
     let (zones, resolv) = (!settings.dns_zone_check_period.is_zero(), settings.resolv_conf.is_some());
     [
         ("auth_ldap_options", settings.auth_ldap_options.is_some(), "LDAP is not supported"),
         ("client_tls_dheparams", dheparams, "keys are exchanged over elliptic curves only"),
-        ("dns_zone_check_period", zones, "names are looked up again after dns_max_ttl"),
+        ("dns_zone_check_period", zones, NO_CACHE),
         ("resolv_conf", resolv, "names are looked up as the system is set up to"),
         ("pkt_buf", settings.pkt_buf != Settings::default().pkt_buf, "buffers have a fixed size"),
+        (
+            "autodb_idle_timeout",
+            settings.autodb_idle_timeout != Settings::default().autodb_idle_timeout,
+            "unused pools keep no servers and are kept themselves",
+        ),
+        (
+            "pool_idle_timeout",
+            !settings.pool_idle_timeout.is_zero(),
+            "unused pools keep no servers and are kept themselves",
+        ),
+        ("dns_max_ttl", settings.dns_max_ttl != Settings::default().dns_max_ttl, NO_CACHE),
+        ("dns_nxdomain_ttl", settings.dns_nxdomain_ttl != Settings::default().dns_nxdomain_ttl, NO_CACHE),
+        ("server_fast_close", settings.server_fast_close, "a server is closed when its session gives it back"),
+        (
+            "suspend_timeout",
+            settings.suspend_timeout != Settings::default().suspend_timeout,
+            "SUSPEND waits for no client",
+        ),
         (
             "sbuf_loopcnt",
             settings.sbuf_loopcnt != Settings::default().sbuf_loopcnt,
@@ -74,6 +98,9 @@ fn ignored(settings: &Settings) -> [(&'static str, bool, &'static str); 6] {
         ),
     ]
 }
+
+/// About the settings of a cache of names.
+const NO_CACHE: &str = "names are looked up for each connection";
 
 /// Whether a text is empty or an address with a port.
 fn is_address(text: &str) -> bool {

@@ -135,7 +135,7 @@ pub(super) fn test(worker: &Rc<Worker>, pool: &Pool, server: Box<Server>) {
 
 /// Cleans a server after a client's session; then it goes to the next client.
 pub(crate) fn reset(worker: &Rc<Worker>, pool: &Pool, server: Box<Server>) {
-    server.marks.state.set(State::Used);
+    server.marks.state.set(State::Tested);
     let query = pool.plan().server_reset_query.clone();
     ask(worker, pool, server, query);
 }

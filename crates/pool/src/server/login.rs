@@ -111,7 +111,7 @@ async fn reach(worker: &Worker, plan: &Plan) -> Result<(Stream, Address), Error>
 /// Begins TLS where the settings want it and the server can.
 pub(crate) async fn encrypt(worker: &Worker, mut stream: Stream, host: &str) -> Result<Stream, Error> {
     let connector = worker.shared.tls.connects.current();
-    let wanted = !matches!(stream, Stream::Unix(_)) && !matches!(connector.sslmode, SslMode::Disable | SslMode::Allow);
+    let wanted = !matches!(stream, Stream::Unix(_)) && connector.sslmode != SslMode::Disable;
     let Some(config) = connector.config.clone().filter(|_| wanted) else { return Ok(stream) };
     let mut request = Vec::new();
     build::ssl_request(&mut request);
@@ -165,9 +165,9 @@ pub(crate) async fn open(worker: &Worker, peer: &Peer) -> io::Result<Stream> {
             UnixStream::connect(&**path).await.map(Stream::Unix)
         }
         Peer::Ip(address) => {
-            let stream = TcpStream::connect(address).await?.into_std()?;
+            let stream = TcpStream::connect(address).await?;
             crate::listen::tune(&stream, &worker.config().settings)?;
-            TcpStream::from_std(stream).map(Stream::Tcp)
+            Ok(Stream::Tcp(stream))
         }
     }
 }

@@ -89,6 +89,11 @@ impl Session {
             // Whoever doesn't read it has to do without.
             let _ = tokio::time::timeout(FAREWELL, sent).await;
         }
+        if self.client.stream.is_tls() {
+            // Without a word of farewell the other side would suspect that the end was cut off.
+            let stream = &mut self.client.stream;
+            let _ = poll_fn(|cx| Poll::Ready(stream.poll_shutdown(cx))).await;
+        }
     }
 
     /// Parts from the server: it goes back where it is clean, and is closed where it isn't.

@@ -326,10 +326,10 @@ fn declared_parameters_are_described_and_their_values_ignored() {
 fn a_broken_message_ends_the_connection() {
     for (kind, body, expected) in [
         (b'Q', b"show version".as_slice(), "incomplete query"),
-        (b'P', b"", "broken packet"),
-        (b'B', b"\0", "broken packet"),
-        (b'D', b"X\0", "broken packet"),
-        (b'E', b"\0", "broken packet"),
+        (b'P', b"", "failed to parse packet"),
+        (b'B', b"\0", "failed to parse packet"),
+        (b'D', b"X\0", "failed to parse packet"),
+        (b'E', b"\0", "failed to parse packet"),
         (b'p', b"secret\0", "unknown pkt"),
         (b'z', b"", "unknown pkt"),
     ] {
