@@ -49,7 +49,8 @@ pub enum Error {
 }
 
 /// Opens everything that `listen_addr` and `unix_socket_dir` name. A socket among `passed` that has one of these
-/// addresses is kept; the others are closed. An address that can't be had is only warned of while others can.
+/// addresses is kept; the others are closed. An address that can't be had is only warned of while others can, unless
+/// it's that of `*` and another program has it.
 ///
 /// # Errors
 /// See [`Error`].
@@ -64,7 +65,13 @@ pub fn open(settings: &Settings, mut passed: Vec<Listener>) -> Result<Opened, Er
         match listener {
             Ok(listener) => opened.add(listener, settings),
             Err(e) if optional => tracing::debug!(target: "pooler", "not listening on {address}: {e}"),
-            Err(e) => warn(&address, &e),
+            Err(e) => {
+                warn(&address, &e);
+                // IPv6 alone is not what `*` means where another program has the port.
+                if address.ip().is_unspecified() && e.kind() == io::ErrorKind::AddrInUse {
+                    return Err(Error::NoAddress(settings.listen_addr.join(", ")));
+                }
+            }
         }
     }
     if opened.listeners.is_empty() && !settings.listen_addr.is_empty() {

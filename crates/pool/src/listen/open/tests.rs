@@ -62,6 +62,15 @@ fn a_taken_port_or_socket_is_refused_with_a_text_that_says_so() {
 }
 
 #[test]
+fn all_addresses_need_more_than_ipv6() {
+    let mut settings = settings(Path::new("@pgherd-all-test"));
+    settings.unix_socket_dir = None;
+    let _taken = TcpListener::bind((own_address(), settings.listen_port)).unwrap();
+    settings.listen_addr = vec!["*".to_owned()].into();
+    assert!(matches!(open(&settings, Vec::new()), Err(Error::NoAddress(_))));
+}
+
+#[test]
 fn a_stale_socket_file_is_replaced_and_other_files_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = settings(dir.path());
