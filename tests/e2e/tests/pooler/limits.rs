@@ -53,6 +53,36 @@ fn waiting_clients_are_served_in_order() -> Result<()> {
     })
 }
 
+/// However many threads serve: the pool is one.
+#[test]
+fn the_pool_size_holds_under_load() -> Result<()> {
+    Setup::transaction(5).run(async |world| {
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..30 {
+            let config = world.config("alice", "app");
+            tasks.spawn(async move {
+                for _ in 0..20 {
+                    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+                    tokio::spawn(connection);
+                    for _ in 0..n % 4 {
+                        client.simple_query("SELECT 1").await?;
+                    }
+                }
+                anyhow::Ok(())
+            });
+        }
+        let mut most = 0;
+        while !tasks.is_empty() {
+            while let Some(result) = tasks.try_join_next() {
+                result??;
+            }
+            most = most.max(world.postgres.value(SERVERS).await?.parse()?);
+        }
+        ensure!((1..=5).contains(&most), "{most} servers");
+        Ok(())
+    })
+}
+
 #[test]
 fn who_waits_too_long_for_a_server_is_told_so() -> Result<()> {
     Setup::transaction(1).set("query_wait_timeout", 1).run(async |world| {

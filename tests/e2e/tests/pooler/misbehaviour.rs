@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::pooler::raw::{Batch, Raw, V3_0, error, parameters, startup};
+use harness::pooler::raw::{Batch, Raw, V3_0, error, firsts, parameters, startup};
 use harness::pooler::{Peer, Setup, World};
 
 /// Fails unless an ordinary client is served.
@@ -167,6 +167,27 @@ fn clients_that_connect_and_leave_at_once_disturb_nobody() -> Result<()> {
                 Ok((clients.len() == 1).then_some(()))
             })
             .await
+    })
+}
+
+/// Each client asks for what only it asks for, and leaves somewhere on the way.
+#[test]
+fn clients_that_leave_at_any_moment_leave_no_answers_to_others() -> Result<()> {
+    Setup::transaction(3).run(async |world| {
+        let rounds = async |client: usize| {
+            for round in 0..30 {
+                let mut session = world.session().await?;
+                let mark = |n: usize| format!("{client} {round} {n}");
+                let ask = |n: usize| format!("SELECT '{}', repeat('x', {})", mark(n), 1 + (round * 7919) % 20_000);
+                session.batch((0..5).fold(Batch::new(), |b, n| b.query(&ask(n)))).await?;
+                for n in 0..(client + round) % 6 {
+                    ensure!(firsts(&session.until_ready().await?) == [mark(n)], "another client's answer");
+                }
+            }
+            Ok(())
+        };
+        futures::future::try_join_all((0..12).map(rounds)).await?;
+        others_are_served(world).await
     })
 }
 

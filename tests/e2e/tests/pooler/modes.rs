@@ -199,3 +199,26 @@ fn a_new_server_runs_the_connect_query() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn servers_are_used_in_turn_if_told_to() -> Result<()> {
+    for (in_turn, expected) in [(0, 1), (1, 2)] {
+        Setup::transaction(2).set("server_round_robin", in_turn).run(async |world| {
+            let (mut one, mut two) = (world.session().await?, world.session().await?);
+            one.firsts("BEGIN").await?;
+            two.firsts("BEGIN").await?;
+            one.firsts("COMMIT").await?;
+            two.firsts("COMMIT").await?;
+            idle_servers(world, 2).await?;
+            let mut backends = Vec::new();
+            for _ in 0..6 {
+                backends.push(one.backend().await?);
+            }
+            backends.sort();
+            backends.dedup();
+            ensure!(backends.len() == expected, "server_round_robin = {in_turn}: {backends:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -54,18 +54,25 @@ fn ends_once_transactions_end(order: impl Fn(&World) -> Result<()>) -> Result<()
 
 #[test]
 fn terminate_waits_for_the_clients() -> Result<()> {
-    Setup::transaction(2).pgbouncer_at_least(1, 23).run(async |world| {
-        let (mut one, mut two) = (world.session().await?, world.session().await?);
-        one.value("SELECT 1").await?;
-        world.signal(Signal::TERM)?;
-        world.until("it listens no more", async || Ok((!listens(world).await).then_some(()))).await?;
-        ensure!(two.value("SELECT 2").await? == "2", "a client is not served any more");
-        one.batch(Batch::new().terminate()).await?;
-        ensure!(two.value("SELECT 2").await? == "2");
-        two.batch(Batch::new().terminate()).await?;
-        ensure!(world.exit_code().await? == 0);
-        Ok(())
-    })
+    for by_signal in [true, false] {
+        Setup::transaction(2).pgbouncer_at_least(1, 23).run(async |world| {
+            let (mut one, mut two) = (world.session().await?, world.session().await?);
+            one.value("SELECT 1").await?;
+            if by_signal {
+                world.signal(Signal::TERM)?;
+            } else {
+                world.console("SHUTDOWN WAIT_FOR_CLIENTS").await?;
+            }
+            world.until("it listens no more", async || Ok((!listens(world).await).then_some(()))).await?;
+            ensure!(two.value("SELECT 2").await? == "2", "a client is not served any more");
+            one.batch(Batch::new().terminate()).await?;
+            ensure!(two.value("SELECT 2").await? == "2");
+            two.batch(Batch::new().terminate()).await?;
+            ensure!(world.exit_code().await? == 0);
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use harness::pooler::process::Running;
 use harness::pooler::{Peer, Setup, World};
+use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -127,6 +128,27 @@ fn without_an_old_process_it_starts_as_usual() -> Result<()> {
         world.allow("Online restart is deprecated");
         world.start_pooler(&["-R"]).await?;
         ensure!(world.session().await?.value("SELECT 1").await? == "1");
+        Ok(())
+    })
+}
+
+/// The other way to restart: two processes on one port, of which the old one stops listening.
+#[test]
+fn poolers_share_a_port_if_told_to() -> Result<()> {
+    Setup::transaction(2).set("so_reuseport", 1).pgbouncer_at_least(1, 23).run(async |world| {
+        let mut session = world.session().await?;
+        session.value("SELECT 1").await?;
+        let mut old = world.take_pooler()?;
+        world.change(|s| s.set("unix_socket_dir", "").set("pidfile", "{dir}/pooler/second.pid"))?;
+        world.start_pooler(&[]).await?;
+        ensure!(old.identity.signal(Signal::TERM));
+        world.logged("SIGTERM").await?;
+        for _ in 0..50 {
+            ensure!(world.session().await?.value("SELECT 2").await? == "2");
+        }
+        ensure!(session.value("SELECT 1").await? == "1", "the old process has dropped its client");
+        drop(session);
+        ensure!(old.exit().await?.code() == Some(0));
         Ok(())
     })
 }

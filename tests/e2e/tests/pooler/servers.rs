@@ -157,6 +157,29 @@ fn a_server_that_can_t_be_reached_is_told_after_a_while() -> Result<()> {
 }
 
 #[test]
+fn a_login_that_has_been_failing_is_told_at_once() -> Result<()> {
+    let setup = Setup::transaction(1).database("app", "user=other password=other-secret");
+    setup.set("server_login_retry", 600).pgbouncer_at_least(1, 24).run(async |world| {
+        let (mut one, mut two) = (world.session().await?, world.session().await?);
+        one.value("SELECT 1").await?;
+        for text in ["password authentication failed", "server login has been failing", "server when not linked"] {
+            world.allow(text);
+        }
+        world.postgres.sql("ALTER ROLE other PASSWORD 'changed'").await?;
+        world.postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'other'").await?;
+        world.logged("server conn crashed?").await?;
+        let refused = "password authentication failed for user \"other\"";
+        one.batch(Batch::new().query("SELECT 1")).await?;
+        ensure!(one.last_words().await? == format!("FATAL: {refused}"));
+        two.batch(Batch::new().query("SELECT 2")).await?;
+        let text = two.last_words().await?;
+        let expected = format!("FATAL: server login has been failing, cached error: {refused} (server_login_retry)");
+        ensure!(text == expected, "{text}");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_full_postgresql_is_told_in_its_words() -> Result<()> {
     Setup::transaction(5).postgres("max_connections", "6").postgres("superuser_reserved_connections", "3").run(
         async |world| {
