@@ -29,6 +29,9 @@ pub(crate) use waiter::Waiter;
 /// much as a transaction.
 const PATIENCE: Duration = Duration::from_millis(2);
 
+/// What others than its holder see of a server.
+pub(crate) type Enrolled = (Arc<Facts>, Rc<Marks>);
+
 /// A thread's part of a pool.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -42,7 +45,7 @@ pub(crate) struct Pool {
     idle: RefCell<VecDeque<Box<Server>>>,
     waiters: RefCell<VecDeque<Rc<Waiter>>>,
     /// Every server of this thread, held or idle.
-    roll: RefCell<HashMap<u64, (Arc<Facts>, Rc<Marks>)>>,
+    roll: RefCell<HashMap<u64, Enrolled>>,
     /// Connections being made.
     pub(super) launching: Cell<u32>,
 }

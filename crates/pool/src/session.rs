@@ -101,15 +101,15 @@ impl Session {
         if self.worker.suspended.get() {
             return Ok(Step::Wait);
         }
-        if self.server.is_some() {
-            if let Step::Again = self.from_server(cx, scratch, output_blocked)? {
-                return Ok(Step::Again);
-            }
+        if self.server.is_some()
+            && let Step::Again = self.serve_replies(cx, scratch, output_blocked)?
+        {
+            return Ok(Step::Again);
         }
         if self.setting || output_blocked || self.server.as_ref().is_some_and(|s| !s.output.is_empty()) {
             return Ok(Step::Wait);
         }
-        self.from_client(cx, scratch)
+        self.serve_requests(cx, scratch)
     }
 
     /// Tells the client something that changes nothing.
@@ -192,7 +192,7 @@ impl Session {
     }
 
     /// Moves replies to the client.
-    fn from_server(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, blocked: bool) -> Result<Step, End> {
+    fn serve_replies(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, blocked: bool) -> Result<Step, End> {
         let Some(server) = &mut self.server else { return Ok(Step::Wait) };
         if !server.output.is_empty() {
             match server.output.flush(&mut server.stream, cx) {
@@ -296,7 +296,7 @@ impl Session {
     }
 
     /// Moves requests to the server.
-    fn from_client(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<Step, End> {
+    fn serve_requests(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<Step, End> {
         let n = match self.client.stream.poll_read(cx, &mut scratch.read) {
             Poll::Pending => return Ok(Step::Wait),
             Poll::Ready(Ok(0)) => return Err(End::Gone(None)),

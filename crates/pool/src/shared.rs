@@ -24,10 +24,13 @@ use crate::worker::Worker;
 pub(crate) use limits::{Database, Slot, User};
 pub(crate) use pool::Pool as SharedPool;
 
+/// Something to run on a thread.
+pub(crate) type Act = Box<dyn FnOnce(&Rc<Worker>) + Send>;
+
 /// Something for another thread to do.
 pub(crate) enum Message {
     /// Run this there.
-    Call(Box<dyn FnOnce(&Rc<Worker>) + Send>),
+    Call(Act),
     /// A connection was accepted for that thread.
     Client(crate::listen::Accepted),
     /// A free server connection for clients that wait there.

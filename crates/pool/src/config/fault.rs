@@ -33,9 +33,12 @@ impl Fault {
     /// Something that happened with a file.
     #[must_use]
     pub(super) fn io(file: &Path, what: &str, error: &io::Error) -> Self {
-        let reason = error.to_string();
-        let reason = reason.split(" (os error").next().unwrap_or(&reason);
-        Self::of(file, format!("{what} {}: {reason}", file.display()))
+        Self::of(file, format!("{what} {}: {}", file.display(), reason(error)))
+    }
+
+    /// A file that is part of the ini, or all of it, can't be read.
+    pub(super) fn unloadable(file: &Path, error: &io::Error) -> Self {
+        Self::of(file, format!("could not load file \"{}\": {}", file.display(), reason(error)))
     }
 
     /// Something about a file.
@@ -62,3 +65,9 @@ impl fmt::Display for Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Faults(pub Vec<Fault>);
+
+/// What the system says, without its number.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}

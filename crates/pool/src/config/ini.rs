@@ -65,7 +65,7 @@ impl Ini {
         let mut ini = Self::default();
         match fs::read(path) {
             Ok(bytes) => ini.parse(path, &bytes),
-            Err(e) => ini.faults.push(Fault::io(path, "could not load file", &e)),
+            Err(e) => ini.faults.push(Fault::unloadable(path, &e)),
         }
         ini
     }
@@ -111,7 +111,7 @@ impl Ini {
         }
         match fs::read(&path) {
             Ok(bytes) => self.parse(&path, &bytes),
-            Err(e) => self.faults.push(place.fault(Fault::io(&path, "could not load file", &e).text)),
+            Err(e) => self.faults.push(place.fault(Fault::unloadable(&path, &e).text)),
         }
     }
 }

@@ -2,12 +2,11 @@
 //! who wait for something that nobody announces.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Pool;
-use crate::server::{Facts, Marks, State};
+use crate::server::{Marks, State};
 use crate::worker::Worker;
 
 impl Pool {
@@ -101,7 +100,7 @@ impl Pool {
     }
 
     /// Every server of this thread.
-    pub(crate) fn servers(&self) -> Vec<(Arc<Facts>, Rc<Marks>)> {
+    pub(crate) fn servers(&self) -> Vec<super::Enrolled> {
         self.roll.borrow().values().cloned().collect()
     }
 

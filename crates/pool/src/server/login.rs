@@ -14,7 +14,7 @@ use crate::flow::{Replies, cstr};
 use crate::plan::Plan;
 use crate::pool::Pool;
 use crate::shared::Slot;
-use crate::shared::pool::Welcome;
+use crate::shared::pool::{Parameter, Welcome};
 use crate::stream::{Stream, connect_tls};
 use crate::tls::SslMode;
 use crate::wire::build::frontend as build;
@@ -40,11 +40,14 @@ pub(crate) enum Error {
     Secret(String),
 }
 
+/// A startup parameter beside the usual ones.
+pub(crate) type Extra<'a> = (&'a [u8], &'a [u8]);
+
 /// What the server told while the login went on.
 struct Told {
     pid: u32,
     key: Box<[u8]>,
-    parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+    parameters: Vec<Parameter>,
     vars: crate::vars::Vars,
 }
 
@@ -53,7 +56,7 @@ pub(crate) async fn connect(
     worker: &Rc<Worker>,
     pool: &Rc<Pool>,
     slot: Slot,
-    extra: &[(&[u8], &[u8])],
+    extra: &[Extra<'_>],
 ) -> Result<Box<Server>, Error> {
     let plan = pool.plan().clone();
     let (mut stream, address) = reach(worker, &plan).await?;
@@ -175,7 +178,7 @@ pub(crate) async fn open(worker: &Worker, peer: &Peer) -> io::Result<Stream> {
 async fn log_in(
     worker: &Rc<Worker>,
     pool: &Pool,
-    (plan, extra): (&Plan, &[(&[u8], &[u8])]),
+    (plan, extra): (&Plan, &[Extra<'_>]),
     stream: &mut Stream,
     input: &mut Vec<u8>,
 ) -> Result<Told, Error> {

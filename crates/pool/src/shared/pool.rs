@@ -39,11 +39,14 @@ struct Lane {
     idle: AtomicU32,
 }
 
+/// A parameter's name and value.
+pub(crate) type Parameter = (Box<[u8]>, Box<[u8]>);
+
 /// What a server tells at login, for clients that log in later.
 #[derive(Debug)]
 pub(crate) struct Welcome {
     /// All parameters reported, in order.
-    pub(crate) parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub(crate) parameters: Vec<Parameter>,
     /// The tracked ones among them.
     pub(crate) vars: Vars,
 }
