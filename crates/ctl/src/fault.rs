@@ -15,7 +15,7 @@ pub(crate) enum Fault {
     /// An order was given, and how it ended is not known.
     #[error("{0}")]
     Unknown(String),
-    /// The configuration file can't be used.
+    /// The configuration file can't be used, or what it says doesn't fit the DCS.
     #[error("{0}")]
     Config(String),
     /// Whoever sits at the keyboard, or the end of the piped answers, ended it.
@@ -65,7 +65,7 @@ impl From<dcs::Error> for Fault {
                 Fault::Failed(format!("{fault}; check that it runs and that the configuration names its address"))
             }
             dcs::Error::Refused(_) => {
-                Fault::Failed(format!("{fault}; check user, password, certificates and addresses in the configuration"))
+                Fault::Config(format!("{fault}; check user, password, certificates and addresses in the configuration"))
             }
             other => Fault::Failed(other.to_string()),
         }

@@ -148,6 +148,9 @@ async fn wrong_etcd_credentials_are_named() -> Result<()> {
         })
         .await?;
     ensure!(!node.log_text().contains("wrong,"), "the password is in the log");
+    let output = cluster.ctl(&["list"], "").await?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(64) && text.contains("password"), "{}: {text}", output.status);
     ensure!(fs::read_dir(node.data_dir())?.next().is_none(), "data was written");
 
     // With the right ones it goes on.

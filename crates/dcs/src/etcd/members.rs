@@ -253,9 +253,24 @@ impl Failures {
     }
 
     fn summary(&self, members: &Members) -> String {
-        let each = |(index, fault): (&usize, &Fault)| format!("{}: {}", members.list[*index].address, fault.message());
+        let each = |(index, fault): (&usize, &Fault)| {
+            let (address, message) = (&members.list[*index].address, fault.message());
+            format!("{address}: {message}{}", hint(address, &message))
+        };
         let all: Vec<String> = self.last.iter().map(each).collect();
         if all.is_empty() { "no time left to ask".to_owned() } else { all.join("; ") }
+    }
+}
+
+/// What a connection that is closed at its very beginning often means.
+fn hint(address: &str, message: &str) -> &'static str {
+    let closed = ["broken pipe", "connection reset", "connection closed"].iter().any(|c| message.contains(c));
+    if address.starts_with("https://") && message.contains("tls handshake eof") {
+        " (does etcd speak TLS there? If not, set protocol: http in the etcd section)"
+    } else if address.starts_with("http://") && closed {
+        " (does etcd want TLS there? If so, set protocol: https and cacert in the etcd section)"
+    } else {
+        ""
     }
 }
 
@@ -284,4 +299,18 @@ fn connect_options(options: &Options, address: &str, attempt: Duration) -> Resul
         _ => return Err(Error::Refused("cert and key of the etcd section go together: one is missing".into())),
     }
     Ok(connect.with_tls(tls))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hint;
+
+    #[test]
+    fn a_port_that_speaks_the_other_protocol_is_guessed() {
+        assert!(hint("https://e:2379", "tls handshake eof: transport error").contains("protocol: http in"));
+        let closed = "transport error: connection error: stream closed because of a broken pipe";
+        assert!(hint("http://e:2379", closed).contains("protocol: https"));
+        assert_eq!(hint("https://e:2379", closed), "");
+        assert_eq!(hint("http://e:2379", "connection refused"), "");
+    }
 }
