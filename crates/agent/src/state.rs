@@ -11,6 +11,7 @@ use ha::view::{Dcs, Failed, Guard, Job, JobKind, Lease, Me, Round, View, Wants};
 use ha::{Cluster, Tick};
 use instance::Configuration;
 use instance::guard::{Report, State as GuardState};
+use serde_json::Value;
 use service::config::dynamic::effective;
 use service::config::{Config, WatchdogMode};
 use tracing::{error, info, warn};
@@ -49,6 +50,8 @@ pub(crate) struct State {
     pub(crate) trouble: Option<String>,
     pub(crate) watchdog_failed: bool,
     config: Arc<Config>,
+    /// The dynamic configuration as last read: it stays in force when its key is deleted.
+    pub(crate) stored: Option<Value>,
     /// Unix time of the last good reading, seconds.
     pub(crate) dcs_seen: i64,
     unreadable: bool,
@@ -85,6 +88,7 @@ impl State {
             trouble: None,
             watchdog_failed: false,
             config,
+            stored: None,
         };
         let pause = state.settings.pause;
         state.take_settings();
@@ -159,15 +163,16 @@ impl State {
         if self.cluster.as_ref().is_some_and(|c| c.revision == snapshot.revision) {
             return false;
         }
-        self.cluster = Some(Arc::new(layout::decode(&snapshot)));
+        let cluster = layout::decode(&snapshot);
+        self.stored = cluster.config.as_ref().map(|c| c.value.clone()).or(self.stored.take());
+        self.cluster = Some(Arc::new(cluster));
         self.take_settings();
         true
     }
 
     /// Takes what a new dynamic configuration or file puts in force; faulty values keep their defaults.
     fn take_settings(&mut self) {
-        let stored = self.cluster.as_ref().and_then(|c| c.config.as_ref()).map(|c| &c.value);
-        let effective = effective(&self.config, stored.unwrap_or(&self.config.bootstrap.dcs));
+        let effective = effective(&self.config, self.stored.as_ref().unwrap_or(&self.config.bootstrap.dcs));
         let configuration = Configuration {
             parameters: effective.parameters,
             pg_hba: effective.pg_hba,
@@ -340,6 +345,25 @@ mod tests {
         assert_eq!(state.failed, None);
         look(&mut state, 42, Process::Stopped, Sql::default());
         assert_eq!(state.failed, None, "a server that has answered is started again at once");
+    }
+
+    fn read(state: &mut State, revision: i64, config: Option<&str>) {
+        let mut snapshot = dcs::Snapshot { dcs_id: 1, revision, ..dcs::Snapshot::default() };
+        if let Some(text) = config {
+            let entry = dcs::Entry { value: text.into(), created: 1, modified: revision, lease: 0 };
+            snapshot.entries.insert(layout::CONFIG.to_owned(), entry);
+        }
+        state.read(Reading { began: at(revision.unsigned_abs()), result: Ok(snapshot) }, at(revision.unsigned_abs()));
+    }
+
+    #[test]
+    fn settings_stay_in_force_when_their_key_is_deleted() {
+        let mut state = state();
+        read(&mut state, 1, Some(r#"{"ttl": 20, "pause": true}"#));
+        read(&mut state, 2, None);
+        assert_eq!((state.settings.ttl, state.settings.pause), (Duration::from_secs(20), true));
+        read(&mut state, 3, Some(r#"{"ttl": 25}"#));
+        assert_eq!((state.settings.ttl, state.settings.pause), (Duration::from_secs(25), false));
     }
 
     #[test]

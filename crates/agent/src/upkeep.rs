@@ -10,6 +10,7 @@ use ha::cluster::HistoryLine;
 use ha::local::Sql;
 use ha::{Cluster, Tick};
 use instance::Configuration;
+use serde_json::Value;
 use tracing::{debug, info, warn};
 
 use crate::engine::Engine;
@@ -56,6 +57,8 @@ struct Round {
     apply: Option<(Configuration, String)>,
     slots: Option<Slots>,
     history: Option<u32>,
+    /// The dynamic configuration, whose key is gone.
+    config: Option<Value>,
 }
 
 impl Upkeep {
@@ -91,7 +94,7 @@ impl Upkeep {
 /// Starts a round when there is something to do.
 pub(crate) fn tend(engine: &mut Engine, at: Tick) {
     let round = due(engine, at);
-    if round.apply.is_none() && round.slots.is_none() && round.history.is_none() {
+    if round.apply.is_none() && round.slots.is_none() && round.history.is_none() && round.config.is_none() {
         return;
     }
     let context = engine.context();
@@ -123,7 +126,9 @@ fn due(engine: &mut Engine, at: Tick) -> Round {
     let known = cluster.history.iter().any(|l| l.timeline + 1 == answer.timeline);
     let history = (primary && answer.timeline > 1 && !known && upkeep.history != Some(answer.timeline))
         .then_some(answer.timeline);
-    Round { apply, slots, history: history.filter(|_| cluster.is_led_by(&name)) }
+    let leads = cluster.is_led_by(&name);
+    let config = state.stored.clone().filter(|_| leads && cluster.config.is_none());
+    Round { apply, slots, history: history.filter(|_| leads), config }
 }
 
 async fn run(context: &Context, round: Round) -> Kept {
@@ -155,6 +160,17 @@ async fn run(context: &Context, round: Round) -> Kept {
             }
         }
     }
+    if let Some(config) = round.config {
+        match write_config(context, &config).await {
+            Ok(true) => warn!("the config key was deleted: it is written again as it was"),
+            // It is there, and will be seen.
+            Ok(false) => {}
+            Err(e) => {
+                warn!("the config key was deleted and could not be written again: {e}");
+                kept.failed = true;
+            }
+        }
+    }
     kept
 }
 
@@ -175,6 +191,15 @@ async fn apply(context: &Context, configuration: &Configuration) -> Result<(), i
         context.node.instance.reload().await?;
     }
     Ok(())
+}
+
+/// Writes the `config` key again unless it is there.
+async fn write_config(context: &Context, config: &Value) -> Result<bool, dcs::Error> {
+    let Some(cluster) = &context.cluster else { return Ok(false) };
+    let mine = Condition::CreatedAt(layout::LEADER.into(), cluster.term().unwrap_or_default().revision);
+    let put = Write::Put { key: layout::CONFIG.into(), value: layout::config_value(config), lease: 0 };
+    let written = context.node.dcs.commit(&[mine, Condition::Absent(layout::CONFIG.into())], &[put]).await?;
+    Ok(written.is_some())
 }
 
 /// Adds the promotion that began this timeline to the `history` key.

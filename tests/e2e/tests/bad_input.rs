@@ -161,6 +161,29 @@ async fn wrong_etcd_credentials_are_named() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_config_key_deleted_by_hand_is_written_again() -> Result<()> {
+    let cluster = Cluster::start(Options { nodes: 1, ..Options::quick(Store::Etcd) }).await?;
+    let node = cluster.node("pg1");
+    cluster.ctl_ok(&["edit-config", "--pg", "work_mem=7MB", "--force"], "").await?;
+    let work_mem = || async {
+        let rows = cluster.sql(node, "SHOW work_mem").await?;
+        Ok((rows == [["7MB"]]).then_some(()))
+    };
+    cluster.wait("the parameter is in force", SOON, work_mem).await?;
+    let mut etcdctl = tokio::process::Command::new("etcdctl");
+    etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &format!("{}:2379", node.address)]);
+    let output = etcdctl.args(["del", "/service/otus/config"]).output().await?;
+    ensure!(output.stdout == b"1\n", "etcdctl: {}", String::from_utf8_lossy(&output.stderr));
+    cluster
+        .wait("the key is there again", SOON, || async {
+            Ok(cluster.ctl_ok(&["show-config"], "").await?.contains("work_mem: 7MB").then_some(()))
+        })
+        .await?;
+    ensure!(work_mem().await?.is_some(), "the parameter is no longer in force");
+    cluster.finish(&["the config key was deleted: it is written again"]).await
+}
+
+#[tokio::test]
 async fn a_taken_postgresql_port_is_named() -> Result<()> {
     let cluster = files().await?;
     let node = cluster.node("pg1");
