@@ -133,7 +133,7 @@ fn the_console_speaks_the_extended_protocol() -> Result<()> {
 
 #[test]
 fn a_pause_waits_for_transactions_and_holds_what_comes_after() -> Result<()> {
-    Setup::transaction(2).run(async |world| {
+    Setup::transaction(2).pgbouncer_at_least(1, 24).run(async |world| {
         let (mut one, mut two) = (world.session().await?, world.session().await?);
         one.firsts("BEGIN").await?;
         let mut admin = admin(world).await?;

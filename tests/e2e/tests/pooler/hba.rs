@@ -11,6 +11,7 @@ const NO_RULE: &str = "FATAL: no authentication method is found";
 
 fn by_rules(rules: &str) -> Setup {
     let setup = Setup::new().set("auth_type", "hba").set("auth_hba_file", "{dir}/hba.conf");
+    let setup = setup.pgbouncer_at_least(1, 24);
     setup.file("hba.conf", format!("{rules}\nhost pgbouncer postgres 127.0.0.0/8 md5\n"))
 }
 
@@ -110,7 +111,7 @@ fn psql_comes_in_by_the_socket() -> Result<()> {
 /// Whoever runs the pooler administers it without a password.
 #[test]
 fn the_poolers_own_user_reaches_the_console_by_the_socket() -> Result<()> {
-    Setup::new().run(async |world| {
+    Setup::new().pgbouncer_at_least(1, 24).run(async |world| {
         let target = format!("user=pgbouncer dbname=pgbouncer host={}", world.socket_dir().display());
         let mut command = world.psql_command(&target)?;
         if programs::is_root() {

@@ -140,7 +140,7 @@ fn a_pool_is_filled_up_to_its_minimum() -> Result<()> {
 #[test]
 fn a_pool_with_a_forced_user_is_filled_before_the_first_client() -> Result<()> {
     let setup = Setup::new().database("app", "min_pool_size=2 user=alice password=alice-secret");
-    setup.run(async |world| {
+    setup.pgbouncer_at_least(1, 24).run(async |world| {
         world.until("servers are there", async || Ok((world.postgres.value(SERVERS).await? == "2").then_some(()))).await
     })
 }

@@ -65,7 +65,7 @@ fn connections_are_logged_only_if_wanted() -> Result<()> {
 
 #[test]
 fn statistics_are_logged_now_and_then() -> Result<()> {
-    Setup::transaction(1).set("stats_period", 1).run(async |world| {
+    Setup::transaction(1).set("stats_period", 1).pgbouncer_at_least(1, 24).run(async |world| {
         world.session().await?.value("SELECT 1").await?;
         world.logged(" LOG stats: ").await?;
         let line = world.log().lines().find(|l| l.contains(" LOG stats: ")).unwrap_or_default().to_owned();

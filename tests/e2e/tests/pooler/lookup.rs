@@ -50,7 +50,7 @@ fn a_query_of_ones_own_asks_a_function() -> Result<()> {
 
 #[test]
 fn the_question_may_be_asked_in_another_database() -> Result<()> {
-    asking("md5").set("auth_dbname", "second").run(async |world| {
+    asking("md5").set("auth_dbname", "second").pgbouncer_at_least(1, 24).run(async |world| {
         world.session().await?.value("SELECT 1").await?;
         let databases = world.postgres.sql("SELECT datname FROM pg_stat_activity WHERE usename = 'lookup'").await?;
         ensure!(databases == [["second"]], "{databases:?}");

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use anyhow::{Context, Result, ensure};
 use harness::pooler::raw::Batch;
-use harness::pooler::{Peer, Row, Setup, World};
+use harness::pooler::{Row, Setup, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -40,7 +40,7 @@ const TOTALS: &[(&str, &str)] = &[
 ];
 
 fn setup(servers: u32) -> Setup {
-    Setup::transaction(servers).set("metrics_listen", "{pooler}:9127")
+    Setup::transaction(servers).pgherd_only().set("metrics_listen", "{pooler}:9127")
 }
 
 fn port(world: &World) -> SocketAddr {
@@ -85,9 +85,6 @@ async fn only(world: &World, command: &str, column: &str, name: &str) -> Result<
 #[test]
 fn metrics_tell_what_the_console_tells() -> Result<()> {
     setup(1).run(async |world| {
-        if world.peer != Peer::Pgherd {
-            return Ok(());
-        }
         let (mut one, mut two, _three) = (world.session().await?, world.session().await?, world.session().await?);
         two.roundtrip(Batch::new().unnamed("SELECT 2").sync()).await?;
         one.firsts("BEGIN").await?;
@@ -124,9 +121,6 @@ fn metrics_tell_what_the_console_tells() -> Result<()> {
 #[test]
 fn readiness_follows_pause_and_shutdown() -> Result<()> {
     setup(1).run(async |world| {
-        if world.peer != Peer::Pgherd {
-            return Ok(());
-        }
         let ready = async |path| world.until("health is told", async || get(world, path).await).await;
         let expect = async |path, status: &str| {
             let (line, body) = ready(path).await?;
@@ -151,9 +145,6 @@ fn readiness_follows_pause_and_shutdown() -> Result<()> {
 #[test]
 fn clients_are_served_while_another_program_has_the_port() -> Result<()> {
     setup(1).without_pooler().run(async |world| {
-        if world.peer != Peer::Pgherd {
-            return Ok(());
-        }
         let listener = TcpListener::bind(port(world)).context("take the port")?;
         world.allow("metrics_listen: can't listen on");
         world.start_pooler(&[]).await?;
@@ -170,9 +161,6 @@ fn clients_are_served_while_another_program_has_the_port() -> Result<()> {
 #[test]
 fn the_new_process_serves_metrics_after_an_online_restart() -> Result<()> {
     setup(1).run(async |world| {
-        if world.peer != Peer::Pgherd {
-            return Ok(());
-        }
         let before = value(&page(world).await?, "pgbouncer_process_start_time_seconds")?;
         let mut session = world.session().await?;
         session.value("SELECT 1").await?;

@@ -25,7 +25,7 @@ const TRACKED: &[(&str, &str, &str)] = &[
 
 #[test]
 fn tracked_parameters_of_the_startup_follow_the_client() -> Result<()> {
-    Setup::transaction(1).run(async |world| {
+    Setup::transaction(1).pgbouncer_at_least(1, 24).run(async |world| {
         for (name, value, shown) in TRACKED {
             let mut own = session_with(world, &[(name, value)]).await?;
             let mut other = world.session().await?;
@@ -40,7 +40,7 @@ fn tracked_parameters_of_the_startup_follow_the_client() -> Result<()> {
 
 #[test]
 fn tracked_parameters_that_a_client_sets_follow_it() -> Result<()> {
-    Setup::transaction(1).run(async |world| {
+    Setup::transaction(1).pgbouncer_at_least(1, 24).run(async |world| {
         for (name, value, shown) in TRACKED {
             let (mut own, mut other) = (world.session().await?, world.session().await?);
             let before = other.value(&format!("SHOW {name}")).await?;

@@ -78,7 +78,7 @@ fn terminate_waits_for_the_clients() -> Result<()> {
 #[test]
 fn quit_and_shutdown_end_it_at_once() -> Result<()> {
     for by_signal in [true, false] {
-        Setup::transaction(2).run(async |world| {
+        Setup::transaction(2).pgbouncer_at_least(1, 24).run(async |world| {
             let mut one = world.session().await?;
             one.firsts("BEGIN").await?;
             if by_signal {
@@ -111,7 +111,7 @@ fn a_second_order_to_end_doesn_t_wait() -> Result<()> {
 
 #[test]
 fn usr1_pauses_and_usr2_resumes() -> Result<()> {
-    Setup::transaction(2).run(async |world| {
+    Setup::transaction(2).pgbouncer_at_least(1, 24).run(async |world| {
         let mut one = world.session().await?;
         one.value("SELECT 1").await?;
         world.signal(Signal::USR1)?;
@@ -158,7 +158,7 @@ fn the_pid_file_is_there_while_it_runs() -> Result<()> {
 
 #[test]
 fn a_second_pooler_leaves_the_first_ones_socket_and_pid_file_alone() -> Result<()> {
-    Setup::new().run(async |world| {
+    Setup::new().pgbouncer_at_least(1, 24).run(async |world| {
         let status = world.spawn_pooler(&[])?.exit().await?;
         ensure!(status.code() == Some(1), "{status}");
         world.logged("unix socket is in use, cannot continue").await?;
@@ -276,7 +276,7 @@ fn included_files_are_part_of_the_ini() -> Result<()> {
 
 #[test]
 fn an_address_in_use_ends_it() -> Result<()> {
-    Setup::new().without_pooler().run(async |world| {
+    Setup::new().without_pooler().pgbouncer_at_least(1, 24).run(async |world| {
         let _listener = std::net::TcpListener::bind(world.tcp())?;
         let status = world.spawn_pooler(&[])?.exit().await?;
         world.allow("failed to listen on any address in listen_addr list");

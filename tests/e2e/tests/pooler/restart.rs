@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use harness::pooler::process::Running;
-use harness::pooler::{Peer, Setup, World};
+use harness::pooler::{Setup, World};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Config, NoTls};
@@ -44,10 +44,7 @@ async fn work(config: Config, short: bool, stop: Arc<AtomicBool>) -> Result<u64>
 #[test]
 fn clients_at_work_notice_nothing() -> Result<()> {
     for short in [true, false] {
-        Setup::transaction(4).run(async |world| {
-            if world.peer != Peer::Pgherd {
-                return Ok(());
-            }
+        Setup::transaction(4).pgherd_only().run(async |world| {
             let stop = Arc::new(AtomicBool::new(false));
             let mut tasks = JoinSet::new();
             for _ in 0..8 {

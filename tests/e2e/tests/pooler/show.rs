@@ -66,7 +66,7 @@ async fn header(world: &World, what: &str) -> Result<String> {
 
 #[test]
 fn columns_are_those_that_scripts_read() -> Result<()> {
-    Setup::new().run(async |world| {
+    Setup::new().pgbouncer_at_least(1, 24).run(async |world| {
         let _session = world.session().await?;
         for (what, expected) in COLUMNS {
             let found = header(world, what).await?;

@@ -165,6 +165,11 @@ impl Setup {
         self
     }
 
+    /// Leaves the test out where the program is any pgbouncer.
+    pub fn pgherd_only(self) -> Setup {
+        self.pgbouncer_at_least(u32::MAX, 0)
+    }
+
     /// The ini's text.
     pub(super) fn render(&self) -> String {
         if let Some(ini) = &self.ini {
