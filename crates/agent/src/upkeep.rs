@@ -137,7 +137,7 @@ async fn run(context: &Context, round: Round) -> Kept {
         match apply(context, &configuration).await {
             Ok(()) => kept.applied = Some((configuration, server)),
             Err(e) => {
-                complain(context, format!("the server parameters could not be applied: {e}"));
+                complain(context, "the server parameters could not be applied", &e);
                 kept.failed = true;
             }
         }
@@ -146,7 +146,7 @@ async fn run(context: &Context, round: Round) -> Kept {
         match context.node.instance.sync_slots(&slots.wanted, slots.primary, &slots.gone).await {
             Ok(()) => kept.slots = Some(slots),
             Err(e) => {
-                complain(context, format!("the members' replication slots could not be kept in order: {e}"));
+                complain(context, "the members' replication slots could not be kept in order", &e);
                 kept.failed = true;
             }
         }
@@ -174,9 +174,13 @@ async fn run(context: &Context, round: Round) -> Kept {
     kept
 }
 
-/// That a server has gone is told by those who watch it.
-fn complain(context: &Context, what: String) {
-    if context.node.instance.pid().is_none() { debug!("{what}") } else { warn!("{what}") }
+/// That a server has gone, or is going, is told by those who watch it.
+fn complain(context: &Context, what: &str, error: &instance::Error) {
+    if context.node.instance.pid().is_none() || error.is_shutdown() {
+        debug!("{what}: {error}");
+    } else {
+        warn!("{what}: {error}");
+    }
 }
 
 /// Writes the server's files and reloads it; what changed is logged in Patroni's words.

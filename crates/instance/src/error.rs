@@ -101,6 +101,12 @@ impl Error {
         Error::Sql { context: context.into(), message, sqlstate: e.code().map(|c| c.code().to_owned()) }
     }
 
+    /// Whether the server ended the conversation, or began none, because it's being stopped or started (admin_shutdown,
+    /// crash_shutdown, cannot_connect_now).
+    pub fn is_shutdown(&self) -> bool {
+        matches!(self.sqlstate(), Some("57P01" | "57P02" | "57P03"))
+    }
+
     /// SQLSTATE, where the server answered with one.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
