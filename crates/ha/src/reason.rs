@@ -81,6 +81,7 @@ reasons! {
     // Following.
     Following { name: String, leader: String } = "following", "no action. I am ({name}), a secondary, and following a leader ({leader})";
     StartingReplica = "starting_replica", "starting as a secondary";
+    ReplicaRecovering { seconds: u64 } = "replica_recovering", "PostgreSQL has been recovering for {seconds} s and takes no connections yet";
     ChangingUpstream { leader: String } = "changing_upstream", "following new leader {leader}";
     CheckingHistory { leader: String } = "checking_history", "comparing my history with that of leader {leader}";
     NotStreaming { leader: String } = "not_streaming", "not streaming from leader {leader} yet";

@@ -14,6 +14,7 @@ mod error;
 mod files;
 mod instance;
 mod look;
+mod lost;
 mod options;
 mod parameters;
 mod postmaster;

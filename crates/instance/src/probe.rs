@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::files;
 use crate::instance::{Inner, Instance};
 use crate::look::Look;
+use crate::lost::Lost;
 use crate::postmaster::Postmaster;
 use crate::question::{self, Facts};
 
@@ -38,11 +39,15 @@ pub(crate) struct Probes {
     disk: AsyncMutex<Look<DataDir>>,
     fresh: AsyncMutex<Fresh>,
     trouble: Mutex<Option<String>>,
+    pub(crate) lost: AsyncMutex<Lost>,
+    /// WAL that a replica waits for and doesn't get.
+    pub(crate) lost_wal: Mutex<Option<String>>,
 }
 
 impl Probes {
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let lost_wal = || self.lost_wal.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(lost_wal)
     }
 
     fn set_trouble(&self, trouble: Option<String>) {
@@ -108,6 +113,7 @@ impl Instance {
         let (sql, asked_at) = self.ask(&postmaster).await;
         local.sql = sql;
         local.taken_at = local.taken_at.min(asked_at);
+        self.look_for_lost_wal(&postmaster, &local.sql).await;
         if let Sql::Up(answer) = &local.sql
             && !answer.in_recovery
         {
@@ -139,6 +145,7 @@ impl Instance {
         }
         *fresh = Fresh::default();
         self.0.probes.set_trouble(None);
+        self.forget_lost_wal();
     }
 
     /// The processes, and the moment from which on that was true.

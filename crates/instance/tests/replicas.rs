@@ -142,6 +142,33 @@ async fn a_replica_that_has_received_half_a_record_too_much_can_follow_again() {
 }
 
 #[tokio::test]
+async fn a_replica_whose_wal_is_gone_says_so() {
+    let place = Place::new();
+    let pg1 = place.primary("pg1").await;
+    let pg2 = place.replica("pg2", &pg1).await;
+    pg2.instance.stop(Stop::default()).await.unwrap();
+    pg1.ask("ALTER SYSTEM SET wal_keep_size = 0").await;
+    pg1.ask("SELECT pg_reload_conf()").await;
+    let needed = pg1.ask("SELECT pg_walfile_name(pg_current_wal_lsn())").await;
+    pg1.ask("SELECT pg_drop_replication_slot('pg2')").await;
+    while pg1.data.join("pg_wal").join(&needed).exists() {
+        pg1.ask("CREATE TABLE t (v text)").await;
+        pg1.ask("DROP TABLE t").await;
+        pg1.ask("SELECT pg_switch_wal()").await;
+        pg1.ask("CHECKPOINT").await;
+    }
+    pg1.instance.sync_slots(&["pg2".to_owned()], true, &[]).await.unwrap();
+    pg2.start(Start::Replica { upstream: Some(pg1.upstream()) }).await;
+    pg2.wait_local("in trouble", |_| pg2.instance.trouble().is_some()).await;
+    let trouble = pg2.instance.trouble().unwrap();
+    assert!(trouble.contains("has removed (segment 0000000100000000") && trouble.contains("reinit"), "{trouble}");
+
+    pg2.instance.stop(Stop::default()).await.unwrap();
+    pg2.instance.probe().await;
+    assert_eq!(pg2.instance.trouble(), None);
+}
+
+#[tokio::test]
 async fn a_replica_that_streams_while_it_is_compared_has_not_diverged() {
     let place = Place::new();
     let pg1 = place.primary("pg1").await;

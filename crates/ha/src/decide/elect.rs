@@ -7,7 +7,7 @@ use crate::action::Action;
 use crate::cluster::{Cluster, Failover};
 use crate::local::Answer;
 use crate::reason::Reason;
-use crate::view::{JobKind, Peer, Round};
+use crate::view::{Peer, Round};
 
 /// How old the answers of other members may be.
 const FRESH: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ impl Step<'_> {
             return self.start_before_election(cluster, request);
         }
         let Some(answer) = self.view.answer() else {
-            return Reason::Busy { kind: JobKind::StartReplica };
+            return self.still_recovering();
         };
         if let Some(reason) = self.stand_aside(request) {
             return reason;

@@ -13,6 +13,8 @@ use crate::view::JobKind;
 
 /// How long a replica may be without a stream before its history is compared with the leader's.
 const DETACHED: Duration = Duration::from_secs(3);
+/// How long a replica may recover before that is told.
+const LONG_RECOVERY: Duration = Duration::from_secs(30);
 /// How long until it is compared again under the same leader.
 const CHECK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -55,7 +57,17 @@ impl Step<'_> {
             let wait_for = Some(Vec::new());
             return self.work(Action::Stop { wait_for }, Reason::ChangingUpstream { leader: leader.name.clone() });
         }
-        Reason::Busy { kind: JobKind::StartReplica }
+        self.still_recovering()
+    }
+
+    /// A start that takes its time is told of: it may be waiting for WAL that doesn't come.
+    pub(super) fn still_recovering(&mut self) -> Reason {
+        match self.view.local.process {
+            Process::Running { since, .. } if self.now >= since + LONG_RECOVERY => {
+                Reason::ReplicaRecovering { seconds: (self.now - since).as_secs() }
+            }
+            _ => Reason::Busy { kind: JobKind::StartReplica },
+        }
     }
 
     /// Starts a stopped server, after a look for divergence when it may have gone its own way.
