@@ -51,7 +51,9 @@ fn clients(worker: &Rc<Worker>) {
     for presence in present {
         let timeouts = presence.timeouts.get();
         let over = if presence.state.get() == State::Login {
-            is_over(Some(presence.since), login, now).then_some("client_login_timeout (server down)")
+            let waits_for_server = presence.pool.borrow().is_some();
+            let text = if waits_for_server { "client_login_timeout (server down)" } else { "client_login_timeout" };
+            is_over(Some(presence.since), login, now).then_some(text)
         } else {
             timeouts.and_then(|t| overdue(&presence, &t, now))
         };
