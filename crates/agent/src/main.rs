@@ -10,6 +10,7 @@ mod orders;
 mod peers;
 mod perform;
 mod publish;
+mod rundir;
 mod serve;
 mod state;
 mod upkeep;
@@ -187,6 +188,7 @@ async fn leave(node: &Node, lease: Option<i64>) {
     if tokio::time::timeout(limit, node.guard.exit()).await.is_err() {
         warn!("the guard did not answer; it ends by itself");
     }
+    node.clear_run_dir().await;
     if node.was_paused() {
         info!("maintenance mode: PostgreSQL goes on running, and the keys stay until the lease runs out");
         return;

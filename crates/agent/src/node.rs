@@ -1,7 +1,6 @@
 //! What one node is made of: the handles that everything shares, built from the configuration. Owns no loop.
 
 use std::fs::{File, TryLockError};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,6 +20,8 @@ use service::tls;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
+use crate::rundir;
+
 /// The handles of one node.
 pub(crate) struct Node {
     pub(crate) me: Me,
@@ -36,6 +37,7 @@ pub(crate) struct Node {
     tls: Option<tokio_rustls::TlsConnector>,
     /// The listeners' certificates, once they listen.
     pub(crate) certificates: OnceLock<tls::Server>,
+    run_dir: PathBuf,
     paused: PathBuf,
     /// Why the last requested change of leader was refused.
     refusal: Mutex<Option<String>>,
@@ -53,11 +55,12 @@ pub(crate) enum Fault {
 impl Node {
     pub(crate) async fn build(config: Config, source: config::Source, logging: Logging) -> Result<Node, Fault> {
         let instance = Instance::new(options(&config)).map_err(setup_fault)?;
-        let run_dir = run_dir(&config.postgresql.data_dir).map_err(Fault::Other)?;
+        let run_dir = rundir::make(&config.postgresql.data_dir).map_err(Fault::Other)?;
         let lock = be_alone(&run_dir, &config.postgresql.data_dir)?;
         let dcs = connect(&config).await?;
         let program = std::env::current_exe().context("find the agent's own program").map_err(Fault::Other)?;
-        let mut options = guard::Options::new(program, run_dir.join("guard.sock"), config.postgresql.data_dir.clone());
+        let mut options =
+            guard::Options::new(program, run_dir.join(rundir::SOCKET), config.postgresql.data_dir.clone());
         options.log = guard_log(&config);
         let guard = guard::Client::new(options);
         let tls = peer_tls(&config).map_err(|e| Fault::Configuration(format!("{e:#}")))?;
@@ -76,6 +79,7 @@ impl Node {
             tls,
             certificates: OnceLock::new(),
             paused: run_dir.join("paused"),
+            run_dir,
             refusal: Mutex::default(),
             _lock: lock,
         })
@@ -209,6 +213,11 @@ impl Node {
     pub(crate) fn was_paused(&self) -> bool {
         self.paused.exists()
     }
+
+    /// Removes the directory of the guard's socket after the last one has left it.
+    pub(crate) async fn clear_run_dir(&self) {
+        rundir::clear(&self.run_dir).await;
+    }
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {
@@ -312,27 +321,6 @@ async fn connect(config: &Config) -> Result<Arc<dyn Dcs>, Fault> {
     })
 }
 
-/// A directory for the guard's socket and the like: the same at every start with the same data directory, whatever the
-/// version, so that an agent finds the guard of the one before it. systemd's RuntimeDirectory= where there is one.
-fn run_dir(data_dir: &Path) -> Result<PathBuf> {
-    let uid = rustix::process::geteuid();
-    let base = match std::env::var_os("RUNTIME_DIRECTORY") {
-        Some(dir) => PathBuf::from(dir),
-        None if uid.is_root() => PathBuf::from("/run/pgherd"),
-        None => PathBuf::from(format!("/tmp/pgherd-{}", uid.as_raw())),
-    };
-    let dir = base.join(format!("{:016x}", fnv1a(data_dir.as_os_str().as_bytes())));
-    for d in [&base, &dir] {
-        make_private(d).with_context(|| format!("make the directory {}", d.display()))?;
-    }
-    Ok(dir)
-}
-
-/// The 64-bit FNV-1a hash: a short name for a long path. Socket paths may not be longer than 107 bytes.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 /// Two agents on one data directory would end each other's PostgreSQL without end. The lock is beside the data directory,
 /// where agents of other users and under other names of the path find it too; else in the agent's own directory.
 fn be_alone(run_dir: &Path, data_dir: &Path) -> Result<File, Fault> {
@@ -356,19 +344,6 @@ fn open_lock(path: &Path) -> std::io::Result<File> {
     let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
     let made = File::options().write(true).create(true).truncate(false).custom_flags(flags).open(path);
     made.or_else(|_| File::options().read(true).custom_flags(flags).open(path))
-}
-
-/// Makes a directory that only its owner can enter, and refuses one that someone else has put there.
-fn make_private(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
-        _ => {}
-    }
-    let meta = std::fs::symlink_metadata(dir)?;
-    let mine = meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0;
-    anyhow::ensure!(mine, "it belongs to someone else or is writable for others: remove it");
-    Ok(())
 }
 
 fn guard_log(config: &Config) -> Option<PathBuf> {
