@@ -128,14 +128,22 @@ impl Engine {
 
     fn log(&mut self, reason: &Reason, at: Tick) {
         let (label, alarming, when) = self.logged;
-        let same = reason.label() == label && reason.is_alarming() == alarming && at.since(when) < REPEAT_LOG;
+        let alarms = reason.is_alarming() || self.leaderless_for(at).is_some();
+        let same = reason.label() == label && alarms == alarming && at.since(when) < REPEAT_LOG;
         // That work goes on was said when it began, and that it failed when it did.
         if same || matches!(reason, Reason::Busy { .. } | Reason::Backoff { .. }) {
             debug!("{reason}");
             return;
         }
-        self.logged = (reason.label(), reason.is_alarming(), at);
-        if reason.is_alarming() { warn!("{reason}") } else { info!("{reason}") }
+        self.logged = (reason.label(), alarms, at);
+        if alarms { warn!("{reason}") } else { info!("{reason}") }
+    }
+
+    /// For how long the cluster has had no leader, when that is longer than any election takes and nobody wants it so.
+    pub(crate) fn leaderless_for(&self, at: Tick) -> Option<Duration> {
+        let settings = &self.state.settings;
+        let lasted = at.since(self.memory.leaderless_since?);
+        (!settings.pause && lasted >= (settings.ttl * 2).max(Duration::from_secs(10))).then_some(lasted)
     }
 
     /// What PostgreSQL or its storage suffers from is logged when it begins, when it changes and when it is over.

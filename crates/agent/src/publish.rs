@@ -110,7 +110,10 @@ fn build(engine: &Engine, reason: &Reason, at: Tick) -> Status {
         cluster: s.cluster.clone(),
         reason: reason.to_string(),
         reason_label: reason.label(),
-        trouble: trouble(s, reason, at),
+        trouble: trouble(s, reason, at).or_else(|| {
+            let seconds = engine.leaderless_for(at)?.as_secs();
+            Some(format!("the cluster has had no leader for {seconds} s; this node says: {reason}"))
+        }),
         watchdog_failed: engine.state.watchdog_failed,
     }
 }

@@ -5,13 +5,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use e2e::SOON;
 use harness::process::Identity;
-use harness::{Cluster, Node, Options, Store, rest};
+use harness::{Cluster, Node, Options, Store, logs, rest};
 use rustix::process::Signal;
 use serde_json::json;
 
 /// What agents say of a host's death and return.
-const DEATH: [&str; 6] =
-    ["ended unexpectedly", "not shut down cleanly", "guard", "diverged", "replication slots", "Connection refused"];
+const DEATH: [&str; 7] = [
+    "ended unexpectedly",
+    "not shut down cleanly",
+    "guard",
+    "diverged",
+    "replication slots",
+    "Connection refused",
+    "not competing",
+];
 
 /// Long enough for a lease to end and for any patience with other members to run out.
 const ELECTION: Duration = Duration::from_secs(12);
@@ -58,6 +65,9 @@ async fn stays_leaderless(cluster: &Cluster, node: &Node, why: &str, label: &str
     let metrics = rest::get(node.address, "/metrics").await?.body;
     let shown = metrics.lines().any(|l| l.starts_with("pgherd_decision_info") && l.contains(label));
     ensure!(shown, "the metrics don't tell the reason:\n{metrics}");
+    let log = node.log_text();
+    let warned = log.lines().any(|l| logs::level(l) == Some("WARNING") && l.contains(why));
+    ensure!(warned, "nobody is warned of a cluster without a leader:\n{log}");
     Ok(())
 }
 

@@ -65,7 +65,8 @@ fn replication_connections_count_in_the_pool_and_are_closed_at_their_end() -> Re
         ensure!(stays_pending(other.message()).await, "the pool has a place for another server");
         raw.batch(Batch::new().terminate()).await?;
         other.until_ready().await?;
-        ensure!(world.postgres.value(walsenders).await? == "0");
-        Ok(())
+        world
+            .until("the server is closed", async || Ok((world.postgres.value(walsenders).await? == "0").then_some(())))
+            .await
     })
 }
