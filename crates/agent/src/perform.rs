@@ -7,6 +7,7 @@ use std::time::Duration;
 use dcs::{Condition, Write, layout};
 use ha::cluster::{Optime, SyncState};
 use ha::decide::guard_margin;
+use ha::poolers::Drain;
 use ha::settings::Settings;
 use ha::view::Guard;
 use ha::{Action, Cluster, Lsn, Term, Tick};
@@ -220,6 +221,15 @@ fn transaction(context: &Context, action: &Action) -> Option<(Vec<Condition>, Ve
         }
         Action::ClearFailover { revision } => {
             (vec![unchanged(layout::FAILOVER, *revision)], vec![put(layout::FAILOVER, layout::failover_value(None), 0)])
+        }
+        Action::Drain { to, patience } => {
+            let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            let value = layout::drain_value(&Drain { to: to.clone(), patience_ms });
+            (vec![], vec![put(&layout::drain_key(&context.node.me.name), value, lease?)])
+        }
+        Action::EndDrain { revision } => {
+            let key = layout::drain_key(&context.node.me.name);
+            (vec![unchanged(&key, *revision)], vec![Write::Delete(key)])
         }
         _ => return None,
     })

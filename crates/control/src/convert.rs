@@ -1,5 +1,7 @@
 //! Conversions between the field's types and the wire's, which is the only place where both meet.
 
+mod poolers;
+
 use std::time::Duration;
 
 use ha::access::Denied;
@@ -96,6 +98,8 @@ impl From<&Cluster> for proto::Cluster {
             }),
             history: c.history.iter().map(Into::into).collect(),
             history_revision: c.history_revision,
+            drains: poolers::drains(c),
+            poolers: poolers::poolers(c),
         }
     }
 }
@@ -128,6 +132,8 @@ impl TryFrom<proto::Cluster> for Cluster {
             }),
             history: c.history.into_iter().map(Into::into).collect(),
             history_revision: c.history_revision,
+            drains: c.drains.into_iter().map(poolers::drain).collect(),
+            poolers: c.poolers.into_iter().map(poolers::pooler).collect(),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use ha::cluster::{Cluster, Failover, HistoryLine, Leader, Member, Optime, Revisioned, SyncState, Term};
 use ha::lsn::Lsn;
+use ha::poolers::{Drain, Pooler};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -28,6 +29,21 @@ pub const STATUS: &str = "status";
 pub const HISTORY: &str = "history";
 /// Addresses that a leader asks when the DCS is gone.
 pub const FAILSAFE: &str = "failsafe";
+
+/// What the keys of members that poolers are to leave begin with (pgherd's own).
+pub const DRAINS: &str = "drain/";
+/// What poolers' keys begin with (pgherd's own).
+pub const POOLERS: &str = "poolers/";
+
+/// Key that tells poolers to leave a member.
+pub fn drain_key(member: &str) -> String {
+    format!("{DRAINS}{member}")
+}
+
+/// Key of a pooler.
+pub fn pooler_key(id: &str) -> String {
+    format!("{POOLERS}{id}")
+}
 
 /// Key of a member.
 pub fn member_key(name: &str) -> String {
@@ -93,7 +109,18 @@ fn decode_entry(cluster: &mut Cluster, key: &str, entry: &Entry) -> Result<(), S
             cluster.history = history(entry)?;
         }
         _ => {
-            if let Some(name) = key.strip_prefix(MEMBERS) {
+            if let Some(name) = key.strip_prefix(DRAINS) {
+                // Whatever it says, the member wants to be left.
+                let (value, fault) = match object(entry).and_then(parse::<Drain>) {
+                    Ok(value) => (value, Ok(())),
+                    Err(fault) => (Drain::default(), Err(fault)),
+                };
+                cluster.drains.insert(name.to_owned(), Revisioned { revision, value });
+                return fault;
+            }
+            if let Some(id) = key.strip_prefix(POOLERS) {
+                cluster.poolers.insert(id.to_owned(), object(entry).and_then(parse::<Pooler>)?);
+            } else if let Some(name) = key.strip_prefix(MEMBERS) {
                 let parsed = object(entry).and_then(parse::<Member>);
                 let (member, fault) = parsed.map_or_else(|f| (Member::default(), Err(f)), |m| (m, Ok(())));
                 let member = Member { name: name.to_owned(), lease: entry.lease, ..member };
@@ -178,6 +205,16 @@ fn history(entry: &Entry) -> Result<Vec<HistoryLine>, String> {
 /// Value of a member's key.
 pub fn member_value(member: &Member) -> Vec<u8> {
     encode(member)
+}
+
+/// Value of a `drain` key.
+pub fn drain_value(drain: &Drain) -> Vec<u8> {
+    encode(drain)
+}
+
+/// Value of a pooler's key.
+pub fn pooler_value(pooler: &Pooler) -> Vec<u8> {
+    encode(pooler)
 }
 
 /// Value of the `sync` key: `{"leader":"n0","quorum":0,"sync_standby":"n1,n2"}`, names sorted, null for none.

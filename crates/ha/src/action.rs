@@ -1,5 +1,7 @@
 //! What a decision asks for. Performed by the agent; every action may be asked for again until the view shows its effect.
 
+use std::time::Duration;
+
 use crate::cluster::{SyncState, Term};
 use crate::lsn::Lsn;
 use crate::time::Tick;
@@ -49,6 +51,19 @@ pub enum Action {
     },
     /// Empty the `failover` key if it is unchanged.
     ClearFailover {
+        /// Revision expected.
+        revision: i64,
+    },
+
+    /// Tell poolers to leave this member's server (`drain/<me>`).
+    Drain {
+        /// Who takes over.
+        to: Option<String>,
+        /// How long transactions may go on.
+        patience: Duration,
+    },
+    /// Let poolers come back, if the key is unchanged.
+    EndDrain {
         /// Revision expected.
         revision: i64,
     },
@@ -146,7 +161,7 @@ impl Action {
         match self {
             Grant | Renew | Revoke => Lane::Lease,
             ClaimInitialize | CompleteInitialize { .. } | Acquire | Release { .. } | WriteSync { .. } => Lane::Dcs,
-            WriteOptime { .. } | ClearFailover { .. } => Lane::Dcs,
+            WriteOptime { .. } | ClearFailover { .. } | Drain { .. } | EndDrain { .. } => Lane::Dcs,
             Arm { .. } | Disarm => Lane::Guard,
             AskPeers => Lane::Peers,
             Fence => Lane::Fence,

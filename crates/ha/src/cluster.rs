@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::lsn::Lsn;
+use crate::poolers::{Drain, Pooler};
 
 /// One linearizable reading of every key of a cluster.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -34,6 +35,10 @@ pub struct Cluster {
     pub history: Vec<HistoryLine>,
     /// Revision of the `history` key, 0 when absent.
     pub history_revision: i64,
+    /// Members that poolers are to leave, by name.
+    pub drains: BTreeMap<String, Revisioned<Drain>>,
+    /// Poolers in front of the cluster, by their own name for themselves.
+    pub poolers: BTreeMap<String, Pooler>,
 }
 
 impl Cluster {

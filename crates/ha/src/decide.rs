@@ -2,6 +2,7 @@
 //! the choice of branch; the branches are the submodules.
 
 mod bootstrap;
+mod drain;
 mod elect;
 mod follow;
 mod handover;

@@ -10,6 +10,7 @@ pub mod local;
 pub mod lsn;
 pub mod members;
 pub mod memory;
+pub mod poolers;
 pub mod reason;
 pub mod settings;
 pub mod status;

@@ -58,6 +58,10 @@ pub struct Memory {
     pub no_standby_since: Option<Tick>,
     /// When `status` was last ordered to be written.
     pub optime_at: Tick,
+    /// Since when poolers are waited for to leave this member's server.
+    pub draining_since: Option<Tick>,
+    /// The checkpoint ahead of a restart on request was ordered.
+    pub checkpointed: bool,
 }
 
 /// A planned hand-over of leadership.

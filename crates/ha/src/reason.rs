@@ -71,6 +71,9 @@ reasons! {
         "PostgreSQL has not served for {seconds} s and no caught-up candidate answers: still trying here";
     SyncChanging { what: String } = "sync_changing", "synchronous replication: {what}";
 
+    // Poolers.
+    Draining { poolers: usize } = "draining", "waiting for {poolers} poolers to finish what runs on this server";
+
     // Hand-over on request.
     AskingPeers = "asking_peers", "asking the other members for their state";
     SwitchoverRefused { why: String } = "switchover_refused", "switchover refused: {why}";

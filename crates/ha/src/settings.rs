@@ -42,6 +42,8 @@ pub struct Settings {
     pub max_timelines_history: u32,
     /// How long an absent member's slot is kept.
     pub member_slots_ttl: Duration,
+    /// How long poolers let transactions go on when a server is about to go away as planned (pgherd's own setting).
+    pub switchover_drain_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -64,6 +66,7 @@ impl Default for Settings {
             remove_data_directory_on_diverged_timelines: false,
             max_timelines_history: 0,
             member_slots_ttl: Duration::from_secs(30 * 60),
+            switchover_drain_timeout: Duration::from_secs(5),
         }
     }
 }

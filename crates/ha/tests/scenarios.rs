@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ha::cluster::{Failover, HistoryLine, Leader, Member, Optime, Revisioned, SyncState};
 use ha::local::{Answer, ControlData, DataDir, Process, Sql};
+use ha::poolers::{Drain, Pooler};
 use ha::status::Standby;
 use ha::view::{Failed, Guard, Job, JobKind, Lease, Peer, Round};
 use ha::{Cluster, Decision, Lsn, Memory, Settings, Term, Tick, View, decide};
@@ -141,6 +142,16 @@ impl Scenario {
                     ..Member::default()
                 };
                 c.members.insert(member.name.clone(), member);
+            }
+            ("pooler", [id]) => drop(c.poolers.insert((*id).to_owned(), Pooler::default())),
+            ("pooler", [id, "drained", member, r]) => {
+                let drained = BTreeMap::from([((*member).to_owned(), r.parse().unwrap())]);
+                c.poolers.insert((*id).to_owned(), Pooler { drained, ..Pooler::default() });
+            }
+            ("drain", [member, "none"]) => drop(c.drains.remove(*member)),
+            ("drain", [member, r]) => {
+                let revision = r.parse().unwrap();
+                c.drains.insert((*member).to_owned(), Revisioned { revision, value: Drain::default() });
             }
             ("sync", ["none"]) => c.sync = None,
             ("sync", [leader, "revision", r, standbys @ ..]) => {

@@ -1,6 +1,7 @@
 //! How the model agent performs actions: what takes how long, what can fail, and which steps need the agent alive.
 
 use ha::action::Lane;
+use ha::poolers::Drain;
 use ha::view::JobKind;
 use ha::{Action, Term};
 
@@ -62,6 +63,11 @@ impl World {
             Action::WriteSync { term, state, revision } => Op::Write(Write::Sync { term, state, revision }),
             Action::WriteOptime { term, position } => Op::Write(Write::Optime { term, position }),
             Action::ClearFailover { revision } => Op::Write(Write::ClearFailover { revision }),
+            Action::Drain { to, patience } => {
+                let drain = Drain { to, patience_ms: patience.as_millis() as u64 };
+                Op::Write(Write::Drain { member: name, lease, drain })
+            }
+            Action::EndDrain { revision } => Op::Write(Write::EndDrain { member: name, revision }),
             _ => return,
         };
         self.send(n, op, lane);

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ha::cluster::{Failover, HistoryLine, Leader, Member, Optime, Revisioned, SyncState};
+use ha::poolers::{Drain, Pooler};
 use ha::{Cluster, Lsn, Settings, Term};
+
+/// The pooler in front of every cluster. It answers late, or not at all.
+const POOLER: &str = "front";
 
 /// True time in microseconds.
 pub(crate) type Us = u64;
@@ -71,6 +75,20 @@ pub(crate) enum Write {
         term: Term,
         line: HistoryLine,
     },
+    Drain {
+        member: String,
+        lease: i64,
+        drain: Drain,
+    },
+    EndDrain {
+        member: String,
+        revision: i64,
+    },
+    /// The pooler obeys the drain of this revision.
+    Drained {
+        member: String,
+        revision: i64,
+    },
     RequestFailover(Failover),
     Configure(Box<Settings>),
 }
@@ -98,6 +116,8 @@ pub(crate) struct Store {
     pub(crate) settings: Settings,
     sealed: Option<Snapshot>,
     leases: BTreeMap<i64, Lease>,
+    /// Leases of the `drain` keys.
+    drains: BTreeMap<String, i64>,
     next_lease: i64,
     /// No quorum before this moment.
     pub(crate) down_until: Us,
@@ -109,10 +129,16 @@ impl Store {
     pub(crate) fn new(settings: Settings) -> Store {
         Store {
             revision: 1,
-            cluster: Cluster { dcs_id: 7, revision: 1, ..Cluster::default() },
+            cluster: Cluster {
+                dcs_id: 7,
+                revision: 1,
+                poolers: BTreeMap::from([(POOLER.to_owned(), Pooler::default())]),
+                ..Cluster::default()
+            },
             settings,
             sealed: None,
             leases: BTreeMap::new(),
+            drains: BTreeMap::new(),
             next_lease: 100,
             down_until: 0,
             acquisitions: 0,
@@ -190,7 +216,7 @@ impl Store {
             return;
         }
         let c = &mut self.cluster;
-        let before = (c.leader.is_some(), c.members.len(), c.initialize.is_some());
+        let before = (c.leader.is_some(), c.members.len(), c.initialize.is_some(), c.drains.len());
         if c.leader.as_ref().is_some_and(|l| l.lease == id) {
             c.leader = None;
         }
@@ -198,7 +224,8 @@ impl Store {
         if c.initialize_lease == id {
             (c.initialize, c.initialize_lease) = (None, 0);
         }
-        if before != (c.leader.is_some(), c.members.len(), c.initialize.is_some()) {
+        c.drains.retain(|member, _| self.drains.get(member) != Some(&id));
+        if before != (c.leader.is_some(), c.members.len(), c.initialize.is_some(), c.drains.len()) {
             self.revision += 1;
         }
     }
@@ -214,6 +241,7 @@ impl Store {
             Write::ClaimInitialize { lease: id }
             | Write::Acquire { lease: id, .. }
             | Write::Member { lease: id, .. }
+            | Write::Drain { lease: id, .. }
             | Write::Move { to: id, .. }
                 if !lives(id) =>
             {
@@ -246,6 +274,23 @@ impl Store {
             Write::Member { member, lease } => {
                 let member = Member { lease: *lease, ..(**member).clone() };
                 self.cluster.members.insert(member.name.clone(), member);
+                true
+            }
+            Write::Drain { member, lease, drain } => {
+                self.drains.insert(member.clone(), *lease);
+                self.cluster.drains.insert(member.clone(), Revisioned { revision: next, value: drain.clone() });
+                true
+            }
+            Write::EndDrain { member, revision } => {
+                let same = self.cluster.drains.get(member).is_some_and(|d| d.revision == *revision);
+                if same {
+                    self.cluster.drains.remove(member);
+                }
+                same
+            }
+            Write::Drained { member, revision } => {
+                let pooler = self.cluster.poolers.entry(POOLER.to_owned()).or_default();
+                pooler.drained.insert(member.clone(), *revision);
                 true
             }
             Write::RequestFailover(f) => {

@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::oracle::{Broken, Oracle};
 use crate::random::Random;
 use crate::report::Report;
-use crate::store::{Answer, Op, Snapshot, Store, Us};
+use crate::store::{Answer, Op, Snapshot, Store, Us, Write};
 use crate::stream::Stream;
 
 /// A second in virtual time.
@@ -335,6 +335,12 @@ impl World {
             self.oracle.forget_protected();
         }
         if self.store.revision() != before {
+            if let Op::Write(Write::Drain { member, .. }) = op
+                && !self.random.permille(300)
+            {
+                let drained = Write::Drained { member: member.clone(), revision: self.store.revision() };
+                self.after(MS, 8 * SECOND, Event::Operator(Op::Write(drained)));
+            }
             note!(self, "DCS    {op:?} -> {answer:?} (revision {})", self.store.revision());
             self.tell_watchers();
         }

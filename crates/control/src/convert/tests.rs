@@ -1,5 +1,6 @@
 //! Round trips of every conversion, through the bytes of the wire.
 
+use ha::poolers::{Drain, Held, Pooler};
 use prost::Message;
 use serde_json::json;
 
@@ -67,6 +68,21 @@ fn full_cluster() -> Cluster {
             new_leader: "pg1".to_owned(),
         }],
         history_revision: 38,
+        drains: [(
+            "pg1".to_owned(),
+            Revisioned { revision: 37, value: Drain { to: Some("pg2".to_owned()), patience_ms: 5_250 } },
+        )]
+        .into(),
+        poolers: [(
+            "front".to_owned(),
+            Pooler {
+                address: "10.0.0.1:6543".to_owned(),
+                version: "0.1.0".to_owned(),
+                drained: [("pg1".to_owned(), 37)].into(),
+                held: Some(Held { order: 30, clients: 9, longest_ms: 212, cut: 1 }),
+            },
+        )]
+        .into(),
     }
 }
 

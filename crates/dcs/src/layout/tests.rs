@@ -164,3 +164,25 @@ fn prefix_ignores_slashes_around_the_namespace() {
     }
     assert_eq!(prefix("/", "otus"), "/otus/");
 }
+
+#[test]
+fn drains_and_poolers_are_read_as_they_are_written() {
+    let drain = Drain { to: Some("n1".into()), patience_ms: 5000 };
+    let pooler = Pooler { address: "10.0.0.1:6543".into(), drained: [("n0".into(), 9)].into(), ..Pooler::default() };
+    let (drained, fronted) = (utf8(drain_value(&drain)), utf8(pooler_value(&pooler)));
+    assert_eq!(drained, r#"{"to":"n1","patience_ms":5000}"#);
+    assert_eq!(fronted, r#"{"address":"10.0.0.1:6543","drained":{"n0":9}}"#);
+    let (cluster, warnings) =
+        decode_reporting(&snapshot(&[(&drain_key("n0"), &drained), (&pooler_key("front"), &fronted)]));
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(cluster.drains["n0"], Revisioned { revision: 9, value: drain });
+    assert_eq!(cluster.poolers["front"], pooler);
+}
+
+#[test]
+fn a_drain_that_cant_be_understood_is_obeyed_at_once() {
+    let (cluster, warnings) = one("drain/n0", "{");
+    assert_eq!(cluster.drains["n0"].value, Drain::default());
+    assert_eq!(warnings.len(), 1);
+    assert_eq!(one("poolers/front", "[]").0.poolers.len(), 0);
+}

@@ -112,7 +112,7 @@ impl Step<'_> {
     /// in name only, whatever its WAL receiver says: the rest of a former leader's last record doesn't come.
     fn stay_attached(&mut self, cluster: &Cluster, leader: &Leader, answer: &Answer) -> Reason {
         if self.view.wants.restart {
-            return self.work(Action::Restart, Reason::Restarting);
+            return self.drain_for_restart(cluster).unwrap_or_else(|| self.work(Action::Restart, Reason::Restarting));
         }
         let wanted = cluster.members.get(&leader.name).and_then(|m| m.host_port());
         if answer.upstream != wanted && wanted.is_some() {
@@ -124,6 +124,7 @@ impl Step<'_> {
         let stuck = answer.waits_at.is_some_and(|at| at > leader_position(cluster));
         if streaming && !stuck {
             self.memory.detached_since = None;
+            self.end_drain(cluster);
             return Reason::Following { name: self.view.me.name.clone(), leader: leader.name.clone() };
         }
         let since = *self.memory.detached_since.get_or_insert(self.now);

@@ -160,6 +160,9 @@ impl Step<'_> {
             self.act(Action::Checkpoint);
             return reason;
         }
+        if let Some(reason) = self.drain(cluster, handover.candidate.as_deref()) {
+            return reason;
+        }
         handover.stopping = true;
         let mut wait_for: Vec<String> = handover.candidate.clone().into_iter().collect();
         for name in cluster.sync.iter().flat_map(|s| &s.value.standbys) {

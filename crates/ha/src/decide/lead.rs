@@ -99,8 +99,10 @@ impl Step<'_> {
             self.act(Action::ClearFailover { revision: f.revision });
         }
         if self.view.wants.restart && self.view.job.is_none() {
-            self.memory.writable = Some(term);
-            return self.work(Action::Restart, Reason::Restarting);
+            return self.restart(cluster, term);
+        }
+        if !self.view.wants.restart {
+            self.end_drain(cluster);
         }
         if let Some(reason) = self.synchronize(cluster, term, answer) {
             return reason;
@@ -111,6 +113,15 @@ impl Step<'_> {
             self.act(Action::WriteOptime { term, position: answer.flushed });
         }
         Reason::Leading { name: self.view.me.name.clone() }
+    }
+
+    /// Restarts the primary on request, once no pooler's client uses it.
+    pub(super) fn restart(&mut self, cluster: &Cluster, term: Term) -> Reason {
+        if let Some(reason) = self.drain_for_restart(cluster) {
+            return reason;
+        }
+        self.memory.writable = Some(term);
+        self.work(Action::Restart, Reason::Restarting)
     }
 
     /// The server isn't a running primary yet, or not any more.

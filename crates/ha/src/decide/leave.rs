@@ -77,6 +77,11 @@ impl Step<'_> {
             return leaving("shutting down PostgreSQL");
         }
         if !self.view.is_stopped() {
+            if let Some(cluster) = self.view.cluster().filter(|_| !self.view.dcs.unreadable)
+                && let Some(reason) = self.drain(cluster, None)
+            {
+                return reason;
+            }
             if self.view.failed.as_ref().is_some_and(|f| f.kind == JobKind::Stop) {
                 self.kill();
             } else {

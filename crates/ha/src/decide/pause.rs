@@ -32,9 +32,9 @@ impl Step<'_> {
         match self.view.answer() {
             Some(answer) if !answer.in_recovery => {
                 if self.view.wants.restart {
-                    self.memory.writable = Some(leader.term);
-                    return self.work(Action::Restart, Reason::Restarting);
+                    return self.restart(cluster, leader.term);
                 }
+                self.end_drain(cluster);
                 if cluster.failover.as_ref().is_some_and(|f| f.value.scheduled_at.is_none())
                     && let Some(f) = &cluster.failover
                 {

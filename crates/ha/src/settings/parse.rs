@@ -153,6 +153,7 @@ pub(super) fn settings(config: &Value) -> (Settings, Vec<Problem>) {
             .bool("postgresql.remove_data_directory_on_diverged_timelines", false),
         max_timelines_history: r.count("max_timelines_history", 0, 0),
         member_slots_ttl: r.seconds("member_slots_ttl", d.member_slots_ttl, 0),
+        switchover_drain_timeout: r.seconds("switchover_drain_timeout", d.switchover_drain_timeout, 0),
     };
     check_timings(&mut r, &mut s);
     (s, r.problems)

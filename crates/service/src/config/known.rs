@@ -212,6 +212,7 @@ pub(super) const DYNAMIC: Table = &[
     ("synchronous_mode_strict", Scalar),
     ("synchronous_node_count", Scalar),
     ("member_slots_ttl", Scalar),
+    ("switchover_drain_timeout", Scalar),
     ("slots", Unsupported),
     ("ignore_slots", Unsupported),
     ("standby_cluster", Unsupported),
