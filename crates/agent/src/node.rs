@@ -296,22 +296,17 @@ async fn connect(config: &Config) -> Result<Arc<dyn Dcs>, Fault> {
             other => other.map(|d| Arc::new(d) as Arc<dyn Dcs>),
         },
         config::Dcs::Etcd(e) => {
-            let pem = |path: &Option<PathBuf>| match path {
-                Some(p) => {
-                    std::fs::read(p).map(Some).map_err(|e| Fault::Configuration(format!("etcd: {}: {e}", p.display())))
-                }
-                None => Ok(None),
-            };
             let options = dcs::etcd::Options {
                 endpoints: e.endpoints.clone(),
                 user: e.username.clone(),
                 password: e.password.as_ref().map(|p| p.expose().to_owned()),
-                ca: pem(&e.cacert)?,
-                cert: pem(&e.cert)?,
-                key: pem(&e.key.clone().or_else(|| e.cert.clone()))?,
                 timeout: ha::Settings::from_json(&config.bootstrap.dcs).0.retry_timeout,
                 prefix,
+                ..dcs::etcd::Options::default()
             };
+            let options = options
+                .with_files([&e.cacert, &e.cert, &e.key])
+                .map_err(|(path, e)| Fault::Configuration(format!("etcd: {}: {e}", path.display())))?;
             dcs::Etcd::connect(options).await.map(|d| Arc::new(d) as Arc<dyn Dcs>)
         }
     };

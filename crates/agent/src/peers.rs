@@ -3,13 +3,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use ha::cluster::tag_is_set;
 use ha::view::{Peer, Round};
 use ha::{Lsn, Member};
-use http::{Request, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http::Uri;
 use instance::now;
 use serde_json::{Map, Value};
 use tokio::net::TcpStream;
@@ -20,8 +17,6 @@ use crate::perform::Context;
 
 /// Members that don't answer within this time are counted out: a dead host costs no connect time-out.
 const DEADLINE: Duration = Duration::from_millis(700);
-/// No honest answer is larger.
-const MAX_BODY: usize = 1 << 20;
 
 /// Asks all other members.
 pub(crate) async fn ask(context: &Context) -> Round {
@@ -69,45 +64,9 @@ pub(crate) async fn reach(url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One GET over a connection of its own.
 async fn get(url: &str, tls: Option<tokio_rustls::TlsConnector>) -> anyhow::Result<Value> {
-    let uri: Uri = url.parse()?;
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let https = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-    let stream = TcpStream::connect((host.as_str(), port)).await?;
-    let path = uri.path_and_query().map_or("/", |p| p.as_str());
-    let authority = uri.authority().map(|a| a.to_string()).unwrap_or_default();
-    let request = Request::get(path).header("host", authority).body(Empty::<Bytes>::new())?;
-    if https {
-        let connector =
-            tls.ok_or_else(|| anyhow::anyhow!("the member speaks TLS and no certificate authority is configured"))?;
-        let name = rustls_pki_types::ServerName::try_from(host)?;
-        return exchange(connector.connect(name, stream).await?, request).await;
-    }
-    exchange(stream, request).await
-}
-
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> anyhow::Result<Value>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-{
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driver = async {
-        // Ends with the answer; what went wrong shows there.
-        let _ = connection.await;
-        std::future::pending::<()>().await;
-    };
-    let answer = async {
-        let response = sender.send_request(request).await?;
-        let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-        let body = body.map_err(|e| anyhow::anyhow!("{e}"))?.to_bytes();
-        anyhow::Ok(serde_json::from_slice(&body)?)
-    };
-    tokio::select! {
-        answer = answer => answer,
-        () = driver => anyhow::bail!("the connection was closed"),
-    }
+    let (_, body) = service::fetch::get(url, tls).await.map_err(|e| anyhow::anyhow!("{e}"))?;
+    Ok(serde_json::from_slice(&body)?)
 }
 
 /// Reads a `/patroni` answer.

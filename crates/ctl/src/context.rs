@@ -118,23 +118,16 @@ impl Cluster {
 }
 
 fn etcd_options(etcd: &config::Etcd, prefix: String) -> Result<dcs::etcd::Options> {
-    let pem = |path: &Option<PathBuf>| {
-        let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|e| Fault::Config(format!("can't read {}: {e}", path.display())))
-        };
-        path.as_ref().map(read).transpose()
-    };
-    let cert = pem(&etcd.cert)?;
-    Ok(dcs::etcd::Options {
+    let options = dcs::etcd::Options {
         endpoints: etcd.endpoints.clone(),
         user: etcd.username.clone(),
         password: etcd.password.as_ref().map(|p| p.expose().to_owned()),
-        ca: pem(&etcd.cacert)?,
-        key: pem(&etcd.key)?.or_else(|| cert.clone()),
-        cert,
         timeout: DCS_TIMEOUT,
         prefix,
-    })
+        ..dcs::etcd::Options::default()
+    };
+    let options = options.with_files([&etcd.cacert, &etcd.cert, &etcd.key]);
+    options.map_err(|(path, e)| Fault::Config(format!("can't read {}: {e}", path.display())))
 }
 
 fn default_file(environment: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {

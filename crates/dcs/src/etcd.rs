@@ -1,6 +1,7 @@
 //! etcd through its v3 API. Which member is asked and what is tried again is in [`members`], what etcd's errors mean in
 //! [`fault`], renewals in [`keeper`], the watch in [`watch`].
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -39,6 +40,24 @@ pub struct Options {
     pub timeout: Duration,
     /// What the cluster's keys begin with, such as `/service/otus/`.
     pub prefix: String,
+}
+
+impl Options {
+    /// Takes authorities, client certificate and key from PEM files; the certificate's file may hold the key too.
+    ///
+    /// # Errors
+    /// The file that can't be read, and why.
+    pub fn with_files(mut self, files: [&Option<PathBuf>; 3]) -> Result<Options, (PathBuf, std::io::Error)> {
+        let read = |path: &Option<PathBuf>| {
+            let text = path.as_ref().map(|p| std::fs::read(p).map_err(|e| (p.clone(), e)));
+            text.transpose()
+        };
+        let [ca, cert, key] = files;
+        self.ca = read(ca)?;
+        self.cert = read(cert)?;
+        self.key = read(key)?.or_else(|| self.cert.clone());
+        Ok(self)
+    }
 }
 
 impl std::fmt::Debug for Options {

@@ -2,6 +2,7 @@
 //! signals, TLS, the shared listener and systemd's notifications. Nothing of PostgreSQL, DCS or HA lives here.
 
 pub mod config;
+pub mod fetch;
 pub mod listen;
 pub mod logging;
 pub mod notify;
