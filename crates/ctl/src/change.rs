@@ -1,6 +1,9 @@
 //! The verbs `switchover` and `failover`: what is asked before, the order, and what is shown after. Whether a change of
 //! leader is possible is the agents' judgement.
 
+use std::time::{Duration, Instant};
+
+use ha::poolers::{Held, Pooler};
 use ha::settings::Settings;
 use ha::{Cluster, Member};
 
@@ -9,6 +12,11 @@ use crate::cli::{self, Format};
 use crate::context::{self, Context};
 use crate::fault::{Fault, Result};
 use crate::{clock, list};
+
+/// How long poolers may take to say how long their clients waited.
+const TOLD: Duration = Duration::from_secs(2);
+/// How often they are looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Planned change of leader.
 pub(crate) async fn switchover(context: &Context, options: &cli::Switchover) -> Result {
@@ -139,17 +147,58 @@ async fn carry_out(
             return Err(Fault::failed(format!("Aborting {action}")));
         }
     }
-    let answer = give(context, read, action, &order).await?;
+    let answer = self::order(context, read, action, &order).await?;
     if !answer.is_success() {
         let title = if action == "failover" { "Failover" } else { "Switchover" };
         return Err(Fault::failed(format!("{title} failed, details: {}, {}", answer.status, answer.message)));
     }
     console.say(format!("{} {}", clock::stamp(), answer.message))?;
+    tell_waits(context, cluster, read.revision).await?;
     console.write(&list::show(&cluster.read().await?, name, Format::Pretty, false))
 }
 
+/// Says how long clients behind poolers waited for a change of leader that was ordered after this revision.
+pub(crate) async fn tell_waits(context: &Context, cluster: &context::Cluster, since: i64) -> Result {
+    let progress = context.console.progress("waiting for the poolers to say how long clients waited");
+    let began = Instant::now();
+    loop {
+        let read = cluster.read().await?;
+        let held = |p: &Pooler| p.held.filter(|h| h.order > since);
+        let told: Vec<Held> = read.poolers.values().filter_map(held).collect();
+        if told.len() < read.poolers.len() && began.elapsed() < TOLD {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        drop(progress);
+        return match waits(&told, read.poolers.len()) {
+            Some(line) => context.console.say(line),
+            None => Ok(()),
+        };
+    }
+}
+
+/// The line about that; none without poolers.
+fn waits(told: &[Held], poolers: usize) -> Option<String> {
+    if poolers == 0 {
+        return None;
+    }
+    let longest = told.iter().map(|h| h.longest_ms).max().unwrap_or(0);
+    let (clients, cut): (u32, u32) = (told.iter().map(|h| h.clients).sum(), told.iter().map(|h| h.cut).sum());
+    let through = if poolers == 1 { "1 pooler".to_owned() } else { format!("{poolers} poolers") };
+    let silent = match poolers - told.len() {
+        0 => String::new(),
+        n => format!("; {n} of them said nothing"),
+    };
+    let cut = match cut {
+        0 => "no transaction was cut".to_owned(),
+        n => format!("{n} transactions took too long and were cut"),
+    };
+    let seconds = Duration::from_millis(longest).as_secs_f64();
+    Some(format!("Clients waited {seconds:.2} s at most ({clients} clients of {through}{silent}), {cut}"))
+}
+
 /// The leader is told, else the candidate, else whoever can be reached.
-async fn give(context: &Context, read: &Cluster, action: &str, order: &Order) -> Result<Answer> {
+pub(crate) async fn order(context: &Context, read: &Cluster, action: &str, order: &Order) -> Result<Answer> {
     let candidate = match order {
         Order::Switchover { candidate, .. } => candidate.as_deref(),
         Order::Failover { candidate } => Some(candidate.as_str()),
@@ -178,4 +227,24 @@ async fn first_reachable(context: &Context, members: &[&Member], progress: &crat
         "no agent of the cluster can be reached, so nothing was done; start one, or run this where they can be reached\n{}",
         reasons.join("\n")
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_told_over_all_poolers() {
+        let held = |longest_ms, clients, cut| Held { order: 9, clients, longest_ms, cut };
+        assert_eq!(waits(&[], 0), None);
+        assert_eq!(
+            waits(&[held(212, 30, 0), held(180, 2, 0)], 2).unwrap(),
+            "Clients waited 0.21 s at most (32 clients of 2 poolers), no transaction was cut"
+        );
+        assert_eq!(
+            waits(&[held(5100, 1, 3)], 2).unwrap(),
+            "Clients waited 5.10 s at most (1 clients of 2 poolers; 1 of them said nothing), \
+             3 transactions took too long and were cut"
+        );
+    }
 }

@@ -160,6 +160,10 @@ pub(crate) struct Restart {
     /// How many seconds PostgreSQL may take to come up
     #[arg(long, value_name = "SEC")]
     pub(crate) timeout: Option<u64>,
+    /// One member after another without an interruption: replicas first, then a switchover in the place of the leader's
+    /// restart. Each has to be back before the next is taken
+    #[arg(long, conflicts_with_all = ["any", "scheduled"])]
+    pub(crate) rolling: bool,
     /// Ask nothing
     #[arg(long)]
     pub(crate) force: bool,

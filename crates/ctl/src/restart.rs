@@ -1,5 +1,7 @@
 //! The verbs `restart`, `reload` and `reinit`: orders to single members. What the members do about them is theirs.
 
+mod rolling;
+
 use std::time::{Duration, Instant};
 
 use ha::Member;
@@ -23,7 +25,7 @@ pub(crate) async fn restart(context: &Context, options: &cli::Restart) -> Result
     let cluster = context.cluster(options.cluster.as_deref()).await?;
     let read = cluster.read().await?;
     let mut chosen = members::select(&read, &cluster.name, &options.members, options.role)?;
-    let when = match (&options.scheduled, options.force) {
+    let when = match (&options.scheduled, options.force || options.rolling) {
         (Some(when), _) => when.clone(),
         (None, true) => "now".to_owned(),
         (None, false) => {
@@ -59,6 +61,9 @@ pub(crate) async fn restart(context: &Context, options: &cli::Restart) -> Result
         restart_pending: options.pending,
         timeout_secs: options.timeout,
     };
+    if options.rolling {
+        return rolling::restart(context, &cluster, &read, &chosen, &filter).await;
+    }
     let mut report = Report::default();
     for member in chosen {
         let answer = tell(context, member, "restart", &Order::Restart(filter.clone())).await;
@@ -179,6 +184,7 @@ async fn wait_for_clone(context: &Context, member: &Member) -> Result {
     }
 }
 
+/// Gives a member an order and waits for its answer.
 async fn tell(context: &Context, member: &Member, action: &str, order: &Order) -> Result<Answer> {
     let progress = context.console.progress(&format!("{action} of {}", member.name));
     match agent::reach(context, member).await {
