@@ -13,6 +13,7 @@ pub mod secret;
 pub mod settings;
 mod spelling;
 mod support;
+mod target;
 pub mod users;
 mod words;
 
@@ -26,6 +27,7 @@ pub use ident::Idents;
 pub use load::Loaded;
 pub use secret::Secret;
 pub use settings::{AuthType, FileMode, PoolMode, Settings, SslMode};
+pub use target::{Role, Target};
 pub use users::Credentials;
 
 /// Name of the program.

@@ -13,6 +13,7 @@ pub mod metrics;
 mod plan;
 mod pool;
 pub mod pooler;
+pub mod route;
 mod secrets;
 mod server;
 mod session;

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::admin::books::Books;
 use crate::config::{Config, Settings, SslMode};
 use crate::plan::Plan;
+use crate::route::Cluster;
 use crate::secrets::Secrets;
 use crate::takeover::Canceller;
 use crate::tls;
@@ -138,6 +139,7 @@ pub(crate) struct Shared {
     databases: Mutex<HashMap<Arc<str>, Arc<Database>>>,
     users: Mutex<HashMap<Arc<str>, Arc<User>>>,
     pools: Mutex<HashMap<Key, Arc<SharedPool>>>,
+    clusters: Mutex<HashMap<Arc<str>, Arc<Cluster>>>,
 }
 
 impl Shared {
@@ -171,6 +173,7 @@ impl Shared {
             databases: Mutex::default(),
             users: Mutex::default(),
             pools: Mutex::default(),
+            clusters: Mutex::default(),
         })
     }
 
@@ -268,6 +271,17 @@ impl Shared {
         }
         let made = Arc::new(Database::new(name, self.paused.load(Ordering::Relaxed)));
         databases.insert(made.name.clone(), made.clone());
+        made
+    }
+
+    /// The state of a cluster.
+    pub(crate) fn cluster(&self, name: &str) -> Arc<Cluster> {
+        let mut clusters = lock(&self.clusters);
+        if let Some(known) = clusters.get(name) {
+            return known.clone();
+        }
+        let made = Arc::new(Cluster::new());
+        clusters.insert(name.into(), made.clone());
         made
     }
 

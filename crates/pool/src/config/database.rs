@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{PoolMode, Secret};
+use super::{PoolMode, Secret, Target};
 
 pub(super) use read::Wrong;
 
@@ -19,10 +19,12 @@ pub struct Database {
     pub dbname: String,
     /// `host` as it's written.
     pub host: Option<String>,
-    /// Servers, at least one. An entry without `host` has the directory `unix_socket_dir` here.
+    /// Servers, at least one. An entry without `host` has the directory `unix_socket_dir` here, one with `cluster` nothing.
     pub hosts: Vec<Host>,
     /// Ports: one for all hosts, or one for each. At least one.
     pub ports: Vec<u16>,
+    /// The members of a cluster that it goes to, in place of hosts. pgherd's own.
+    pub target: Option<Target>,
     /// User for the server, whoever the client is.
     pub user: Option<String>,
     /// Password for the server.
@@ -120,6 +122,7 @@ impl Default for Database {
             host: None,
             hosts: Vec::new(),
             ports: vec![5432],
+            target: None,
             user: None,
             password: None,
             auth_user: None,

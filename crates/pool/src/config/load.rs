@@ -96,6 +96,7 @@ impl<'a> Loader<'a> {
         self.found.faults.extend(checked.faults);
         self.found.warnings.extend(checked.warnings);
         self.fill_hosts();
+        self.check_clusters();
         self.config.load_credentials(&mut self.found);
         self.config.load_rules(&mut self.found);
         // Faults of lines come before those of values until here.
@@ -205,11 +206,23 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// Whoever follows clusters has to know where they are written down.
+    fn check_clusters(&mut self) {
+        if self.config.settings.cluster_config.is_some() {
+            return;
+        }
+        for name in self.config.clusters().into_keys() {
+            let text = format!("databases are at cluster {name}, and cluster_config is not set");
+            let fault = Fault::of(self.path, text).hint("it takes the configuration file of an agent of that cluster");
+            self.found.faults.push(fault);
+        }
+    }
+
     /// Databases without `host` are at our own socket directory.
     fn fill_hosts(&mut self) {
         let directory = self.config.settings.unix_socket_dir.clone();
         for database in self.config.databases.values_mut().chain(&mut self.config.fallback) {
-            if database.host.is_some() {
+            if database.host.is_some() || database.target.is_some() {
                 continue;
             }
             if directory.is_none() {

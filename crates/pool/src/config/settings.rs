@@ -71,6 +71,8 @@ table::settings! {
     client_tls_protocols: String as Text = owned("secure") => Some("secure"), Live;
     /// TLS with clients.
     client_tls_sslmode: SslMode as Word = SslMode::Disable => Some("disable"), Live;
+    /// Configuration of an agent, which says where the clusters' DCS is. pgherd's own.
+    cluster_config: Option<PathBuf> as Text = None => Some(""), Live;
     /// The ini file itself.
     conffile: PathBuf as Text = PathBuf::new() => NULL, Live;
     /// Most server connections of a pool.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Database, Host, Peer, User};
 use crate::config::settings::{Keyword, PoolMode, read_seconds};
+use crate::config::target::Draft;
 use crate::config::{connection, spelling};
 
 const DATABASE: &[&str] = &[
@@ -31,6 +32,11 @@ const DATABASE: &[&str] = &[
     "datestyle",
     "timezone",
     "application_name",
+    "cluster",
+    "role",
+    "prefer",
+    "max_lag",
+    "fallback",
 ];
 
 const USER: &[&str] = &[
@@ -81,7 +87,16 @@ impl Database {
         if name == "pgbouncer" {
             wrong.push(("database name \"pgbouncer\" is reserved".to_owned(), String::new()));
         }
-        each(text, DATABASE, "connection", wrong, |key, value| database.put(key, value));
+        let (mut draft, mut hinted) = (Draft::default(), Vec::new());
+        each(text, DATABASE, "connection", wrong, |key, value| match draft.put(key, &value) {
+            Some(taken) => {
+                hinted.extend(taken.err());
+                Some(Ok(()))
+            }
+            None => database.put(key, value),
+        });
+        wrong.extend(hinted);
+        database.target = draft.finish(&database, wrong);
         if database.ports.len() > 1 && database.ports.len() != database.hosts.len() {
             wrong.push(("there have to be as many ports as hosts, or one".to_owned(), String::new()));
         }

@@ -327,3 +327,21 @@ proptest! {
         prop_assert_eq!(&config.databases[&name].dbname, &dbname);
     }
 }
+
+#[test]
+fn databases_at_clusters_need_to_know_where_those_are_written_down() {
+    let entries =
+        "[databases]\n* = cluster=otus\nro = cluster=otus role=replica\nx = cluster=two role=any\ny = host=h\n";
+    assert_eq!(
+        faults(&format!("[pgbouncer]\n{entries}")),
+        ["otus", "two"].map(|name| format!(
+            "databases are at cluster {name}, and cluster_config is not set (p.ini): it takes the configuration file of \
+             an agent of that cluster"
+        ))
+    );
+    let (config, warnings) = good(&format!("[pgbouncer]\ncluster_config=/x.yml\n{entries}"));
+    assert_eq!(warnings, Vec::<String>::new());
+    let clusters: Vec<_> = config.clusters().into_iter().map(|(name, roles)| (name, roles.leader)).collect();
+    assert_eq!(clusters, [("otus".to_owned(), true), ("two".to_owned(), false)]);
+    assert_eq!(config.database("any").unwrap().hosts, []);
+}

@@ -13,6 +13,7 @@ const PGBOUNCER: &str = include_str!("../fixtures/show_config.txt");
 const NEWER: &[&str] = &[
     "auth_ldap_options",
     "client_tls13_ciphers",
+    "cluster_config",
     "login_notify_message",
     "metrics_listen",
     "pool_idle_timeout",

@@ -1,7 +1,7 @@
 //! Tests of reading entries, after what pgbouncer 1.24 takes and refuses.
 
 use super::*;
-use crate::config::Secret;
+use crate::config::{Role, Secret, Target};
 
 fn database(text: &str) -> (Database, Vec<String>) {
     let mut wrong = Vec::new();
@@ -35,6 +35,7 @@ fn every_parameter_of_a_database_is_read() {
         host: Some("h1,/run".into()),
         hosts: vec![Host::Tcp("h1".into()), Host::Unix("/run".into())],
         ports: vec![1, 2],
+        target: None,
         user: Some("u".into()),
         password: Some(Secret::from("p w")),
         auth_user: Some("au".into()),
@@ -60,7 +61,7 @@ fn every_parameter_of_a_database_is_read() {
 
 #[test]
 fn every_known_name_is_taken() {
-    for key in DATABASE {
+    for key in DATABASE.iter().filter(|key| !crate::config::target::PARAMETERS.contains(key)) {
         let value = match *key {
             "pool_mode" => "session",
             "load_balance_hosts" => "round-robin",
@@ -152,4 +153,45 @@ fn peers_need_a_number_and_a_host() {
     assert_eq!(read("x", "host=q"), (None, 1));
     assert_eq!(read("1", "port=5"), (None, 1));
     assert_eq!(read("1", "host=q foo=5").1, 1);
+}
+
+#[test]
+fn a_cluster_s_role_stands_in_for_hosts() {
+    let target = |text: &str| good(text).target.unwrap();
+    let leader = Target {
+        cluster: "otus".into(),
+        role: Role::Leader,
+        prefer_local: false,
+        max_lag: 16 << 20,
+        falls_back: false,
+    };
+    assert_eq!(target("cluster=otus"), leader);
+    assert_eq!(target("cluster=otus role=Leader"), leader);
+    assert_eq!(target("cluster=otus role=any"), Target { role: Role::Any, ..leader.clone() });
+    let replica = Target { role: Role::Replica, falls_back: true, ..leader };
+    assert_eq!(target("role=replica cluster=otus"), replica);
+    let chosen = Target { prefer_local: true, max_lag: 3 << 10, falls_back: false, ..replica };
+    assert_eq!(target("cluster=otus role=replica prefer=local max_lag=3kB fallback=none"), chosen);
+}
+
+#[test]
+fn nonsense_about_clusters_is_told() {
+    let cases = [
+        ("cluster=o host=h", "host and cluster exclude each other"),
+        ("cluster=o port=1", "port and cluster exclude each other: a cluster's members name their own"),
+        ("cluster=o role=leadr", "invalid value \"leadr\" for parameter role did you mean \"leader\"?"),
+        ("cluster=o role=primary", "invalid value \"primary\" for parameter role it takes one of leader, replica, any"),
+        (
+            "cluster=o role=replica max_lag=x",
+            "invalid value \"x\" for parameter max_lag it takes bytes, or a size such as 16MB",
+        ),
+        ("cluster=o max_lag=1", "max_lag has no meaning with role=leader"),
+        ("cluster=o prefer=local", "prefer has no meaning with role=leader"),
+        ("cluster=o role=any fallback=none", "fallback has a meaning with role=replica only"),
+        ("host=h role=leader", "role has no meaning without cluster"),
+        ("clustr=o", "unrecognized connection parameter: clustr did you mean \"cluster\"?"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(database(text).1, [expected], "{text}");
+    }
 }
