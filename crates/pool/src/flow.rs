@@ -37,6 +37,9 @@ pub(crate) enum Fault {
     /// The server refused what the pooler itself asked of it.
     #[error("invalid server parameter")]
     Refused,
+    /// The server's prepared statements are not those that the pooler gave it.
+    #[error("prepared statements on the server have changed")]
+    Estranged,
 }
 
 /// The header of the message that begins at `bytes`, if it's all there: its kind and the length of its body.

@@ -18,8 +18,10 @@ pub(crate) enum Pending {
     Named(Rc<Statement>, Box<[u8]>),
     /// ParseComplete that the client doesn't expect: the pooler itself made the statement.
     Own(Rc<Statement>),
-    /// ParseComplete that the pooler gives, because the server has the statement already.
-    Known,
+    /// ParseComplete that the pooler gives, because the server has the statement already; unless it's skipped.
+    Known(Rc<Statement>, Box<[u8]>),
+    /// An error: the client has given this name to a statement already.
+    Taken(Box<[u8]>),
     /// BindComplete.
     Bind,
     /// RowDescription or NoData.
@@ -30,8 +32,8 @@ pub(crate) enum Pending {
     Close,
     /// CloseComplete for the statement with this number, which the pooler gave up.
     OwnClose(u64),
-    /// CloseComplete that the pooler gives: the server keeps the statement.
-    KnownClose,
+    /// CloseComplete that the pooler gives: the server keeps the statement. Unless it's skipped; then the client does too.
+    KnownClose(Rc<Statement>, Box<[u8]>),
 }
 
 /// ParseComplete.
@@ -47,6 +49,8 @@ pub(crate) struct Owed {
     ready: u32,
     /// Requests since the last one that ends in a ReadyForQuery.
     open: bool,
+    /// After an error, the server skips what comes up to a Sync that wasn't sent yet.
+    skipping: bool,
 }
 
 impl Owed {
@@ -55,19 +59,38 @@ impl Owed {
         self.ready == 0 && !self.open
     }
 
+    /// Whether the server skips requests until a Sync comes.
+    pub(crate) fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Whether it isn't known yet if the client's statement of this name will be there.
+    pub(crate) fn is_in_doubt(&self, name: &[u8]) -> bool {
+        self.queue.iter().any(|p| match p {
+            Pending::Named(_, n) | Pending::Known(_, n) | Pending::KnownClose(_, n) => &**n == name,
+            _ => false,
+        })
+    }
+
     /// Adds an answer to come. What the pooler answers itself goes to `to_client` at once where nothing is before it.
     pub(crate) fn push(&mut self, pending: Pending, to_client: &mut Vec<u8>) {
         match pending {
-            Pending::Query | Pending::Sync => {
+            Pending::Sync => {
+                self.ready += 1;
+                self.open = false;
+                self.skipping = false;
+            }
+            _ if self.skipping => return,
+            Pending::Query => {
                 self.ready += 1;
                 self.open = false;
             }
-            Pending::Known if self.queue.is_empty() => {
+            Pending::Known(..) if self.queue.is_empty() => {
                 self.open = true;
                 to_client.extend_from_slice(&PARSED);
                 return;
             }
-            Pending::KnownClose if self.queue.is_empty() => {
+            Pending::KnownClose(..) if self.queue.is_empty() => {
                 self.open = true;
                 to_client.extend_from_slice(&CLOSED);
                 return;
@@ -96,8 +119,8 @@ impl Owed {
     pub(crate) fn give_due(&mut self, to_client: &mut Vec<u8>) {
         loop {
             match self.queue.front() {
-                Some(Pending::Known) => to_client.extend_from_slice(&PARSED),
-                Some(Pending::KnownClose) => to_client.extend_from_slice(&CLOSED),
+                Some(Pending::Known(..)) => to_client.extend_from_slice(&PARSED),
+                Some(Pending::KnownClose(..)) => to_client.extend_from_slice(&CLOSED),
                 _ => return,
             }
             self.queue.pop_front();
@@ -106,18 +129,29 @@ impl Owed {
 
     /// Whether the next entry is the pooler's own answer.
     pub(crate) fn is_due(&self) -> bool {
-        matches!(self.queue.front(), Some(Pending::Known | Pending::KnownClose))
+        matches!(self.queue.front(), Some(Pending::Known(..) | Pending::KnownClose(..)))
     }
 
-    /// An error: the server skips everything up to the next Sync. Returns what it skipped, the failed request first.
+    /// An error. One of the extended protocol has the server skip everything up to the next Sync, simple queries too
+    /// (PostgreSQL documentation, "Extended Query"). Returns what it skips, the failed request first.
     pub(crate) fn fail(&mut self) -> Vec<Pending> {
         let mut skipped = Vec::new();
-        while let Some(front) = self.queue.front() {
-            if matches!(front, Pending::Query | Pending::Sync) {
-                break;
-            }
-            skipped.extend(self.queue.pop_front());
+        if matches!(self.queue.front(), None | Some(Pending::Query | Pending::Sync)) {
+            return skipped;
         }
+        self.skipping = true;
+        while let Some(front) = self.queue.pop_front() {
+            match front {
+                Pending::Sync => {
+                    self.queue.push_front(front);
+                    self.skipping = false;
+                    break;
+                }
+                Pending::Query => self.ready -= 1,
+                _ => skipped.push(front),
+            }
+        }
+        self.open |= self.skipping;
         skipped
     }
 
@@ -131,6 +165,7 @@ impl Owed {
         }
         // It answers a Sync that was thought to be lost in a COPY, which had failed before the server read that far.
         self.open = false;
+        self.skipping = false;
     }
 
     /// The server is about to read a COPY: it ignores each Sync that was sent behind the Execute that began it

@@ -3,6 +3,11 @@
 
 use super::pending::Pending;
 use super::{ClientStatements, Fault, HEADER, LONGEST_INSPECTED, Owed, ServerStatements, cstr, header};
+use crate::wire::build::backend::{Report, error_response};
+use crate::wire::reply::Fields;
+
+/// SQLSTATE of a name that's given twice (PostgreSQL documentation, "Error Codes").
+const DUPLICATE_STATEMENT: &str = "42P05";
 
 /// What the server's side of a conversation remembers between chunks.
 #[derive(Debug)]
@@ -94,10 +99,12 @@ impl Replies {
                 break;
             }
             let end = at + HEADER + here;
+            let mut instead = None;
             let pass = if self.own > 0 {
                 self.own_reply(kind, body, heed)?
             } else {
-                self.reply(kind, body, client.as_deref_mut(), heed)
+                instead = self.in_clients_words(kind, body);
+                self.reply(kind, body, client.as_deref_mut(), heed)? && instead.is_none()
             };
             self.rest = length - here;
             self.dropping = !pass;
@@ -105,6 +112,7 @@ impl Replies {
                 to_client.extend_from_slice(&data[copied..at]);
                 seen.rewritten = true;
                 copied = end;
+                to_client.append(&mut instead.unwrap_or_default());
             }
             if self.owed.is_due() {
                 to_client.extend_from_slice(&data[copied..end]);
@@ -138,6 +146,21 @@ impl Replies {
         Ok(false)
     }
 
+    /// The error of a name given twice, about the client's name in the place of the server's.
+    fn in_clients_words(&self, kind: u8, body: &[u8]) -> Option<Vec<u8>> {
+        if kind != b'E' {
+            return None;
+        }
+        let Some(Pending::Taken(name)) = self.owed.front() else { return None };
+        if Fields::of(body).get(b'C') != DUPLICATE_STATEMENT.as_bytes() {
+            return None;
+        }
+        let text = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
+        let mut out = Vec::new();
+        error_response(&mut out, &Report::error(DUPLICATE_STATEMENT, &text));
+        Some(out)
+    }
+
     /// A message of the client's conversation. Whether the client gets it.
     #[inline]
     fn reply(
@@ -146,9 +169,9 @@ impl Replies {
         body: &[u8],
         client: Option<&mut ClientStatements>,
         heed: &mut dyn FnMut(Event<'_>),
-    ) -> bool {
+    ) -> Result<bool, Fault> {
         match kind {
-            b'D' => return true,
+            b'D' => return Ok(true),
             b'Z' => {
                 self.status = body.first().copied().unwrap_or(b'I');
                 self.copy_in = false;
@@ -161,17 +184,21 @@ impl Replies {
             }
             b'I' | b's' => self.executed(),
             b'1' => {
-                if let Some(Pending::Own(_)) = self.owed.front() {
-                    self.owed.pop();
-                    return false;
+                match self.owed.front() {
+                    Some(Pending::Own(_)) => {
+                        self.owed.pop();
+                        return Ok(false);
+                    }
+                    // Somebody took the name away behind the pooler's back, and now it means another statement.
+                    Some(Pending::Taken(_)) => return Err(Fault::Estranged),
+                    _ => self.answered(|p| matches!(p, Pending::Parse | Pending::Named(..))),
                 }
-                self.answered(|p| matches!(p, Pending::Parse | Pending::Named(..)));
             }
             b'2' => self.answered(|p| matches!(p, Pending::Bind)),
             b'3' => {
                 if let Some(Pending::OwnClose(_)) = self.owed.front() {
                     self.owed.pop();
-                    return false;
+                    return Ok(false);
                 }
                 self.answered(|p| matches!(p, Pending::Close));
             }
@@ -188,7 +215,7 @@ impl Replies {
             }
             _ => {}
         }
-        true
+        Ok(true)
     }
 
     fn answered(&mut self, is: impl Fn(&Pending) -> bool) {
@@ -209,6 +236,16 @@ impl Replies {
                     self.statements.remove(statement.id);
                     if let Some(client) = client.as_deref_mut() {
                         client.undo(&name, &statement);
+                    }
+                }
+                Pending::Known(statement, name) => {
+                    if let Some(client) = client.as_deref_mut() {
+                        client.undo(&name, &statement);
+                    }
+                }
+                Pending::KnownClose(statement, name) => {
+                    if let Some(client) = client.as_deref_mut() {
+                        client.redo(&name, statement);
                     }
                 }
                 Pending::Own(statement) => self.statements.remove(statement.id),

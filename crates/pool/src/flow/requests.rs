@@ -88,7 +88,8 @@ impl Requests {
             }
             let body = &data[at + HEADER..];
             let whole = body.get(..length);
-            let renames = renaming.as_mut().filter(|_| matches!(kind, b'P' | b'B' | b'D' | b'C'));
+            let named = matches!(kind, b'P' | b'B' | b'D' | b'C') && !target.owed.is_skipping();
+            let renames = renaming.as_mut().filter(|_| named);
             if let Some(renaming) = renames {
                 let mark = to_server.len();
                 let begun = taken.rewritten;
@@ -206,10 +207,19 @@ impl Renaming<'_> {
             self.parses.server.set(self.parses.server.get() + 1);
             return Ok(Renamed::No);
         }
+        // Sent before the answer to the first is there, the newer one counts: the first may yet fail.
+        if !target.owed.is_in_doubt(name)
+            && let Some(taken) = self.ensure(name, target, to_server, to_client)
+        {
+            // PostgreSQL itself says so, of its own name for it: its transaction has to fail too.
+            message(b'P', &[&taken.name, b"\0", text], 0, to_server);
+            target.owed.push(Pending::Taken(name.into()), to_client);
+            return Ok(Renamed::Yes { used: body.len() });
+        }
         let statement = self.registry.statement(text);
         self.client.insert(name, statement.clone());
         if target.statements.touch(statement.id) {
-            target.owed.push(Pending::Known, to_client);
+            target.owed.push(Pending::Known(statement, name.into()), to_client);
         } else {
             self.teach(&statement, target, to_server, to_client);
             target.owed.push(Pending::Named(statement, name.into()), to_client);
@@ -287,12 +297,10 @@ impl Renaming<'_> {
         if *what != b'S' || name.is_empty() {
             return Ok(Renamed::No);
         }
-        if kind == b'C' && self.client.get(name).is_none() {
-            return Ok(Renamed::No);
-        } else if kind == b'C' {
+        if kind == b'C' {
             // Others may want it: the server keeps it until it has too many.
-            self.client.remove(name);
-            target.owed.push(Pending::KnownClose, to_client);
+            let Some(statement) = self.client.remove(name) else { return Ok(Renamed::No) };
+            target.owed.push(Pending::KnownClose(statement, name.into()), to_client);
         } else {
             let Some(statement) = self.ensure(name, target, to_server, to_client) else { return Ok(Renamed::No) };
             message(b'D', &[b"S", &statement.name, b"\0"], 0, to_server);

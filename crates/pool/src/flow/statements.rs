@@ -82,8 +82,8 @@ impl ClientStatements {
     }
 
     /// Forgets one.
-    pub(crate) fn remove(&mut self, name: &[u8]) {
-        self.by_name.remove(name);
+    pub(crate) fn remove(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
+        self.by_name.remove(name)
     }
 
     /// Forgets one, if it's still this statement.
@@ -91,6 +91,11 @@ impl ClientStatements {
         if self.by_name.get(name).is_some_and(|s| Rc::ptr_eq(s, statement)) {
             self.by_name.remove(name);
         }
+    }
+
+    /// Remembers one again, unless the name has come to mean another.
+    pub(crate) fn redo(&mut self, name: &[u8], statement: Rc<Statement>) {
+        self.by_name.entry(name.into()).or_insert(statement);
     }
 
     /// Forgets all.

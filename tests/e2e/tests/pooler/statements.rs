@@ -155,6 +155,52 @@ fn preparing_a_name_twice_is_an_error() -> Result<()> {
     })
 }
 
+/// What PostgreSQL skips was neither prepared nor closed, on whichever side of the Sync it is learnt.
+#[test]
+fn what_is_skipped_after_an_error_changes_nothing() -> Result<()> {
+    Setup::transaction(1).pgherd_only().run(async |world| {
+        let (mut session, mut neighbour) = (world.session().await?, world.session().await?);
+        session.roundtrip(Batch::new().parse("kept", "SELECT 'kept'").sync()).await?;
+        session.roundtrip(Batch::new().parse("failing", "SELECT 1 / $1::int").sync()).await?;
+        let fail = || Batch::new().bind("", "failing", &["0"]).execute("");
+        // In one go.
+        let batch = fail().close("kept").parse("skipped", "SELECT 'skipped'").query("SELECT 'never'").sync();
+        let answers = session.roundtrip(batch).await?;
+        ensure!(tags(&answers) == "EZ", "{}", tags(&answers));
+        // The client knows of the error before it sends the rest.
+        session.batch(fail().flush()).await?;
+        session.until(b'E').await?;
+        let answers = session.roundtrip(Batch::new().close("kept").parse("late", "SELECT 'late'").sync()).await?;
+        ensure!(tags(&answers) == "Z", "{}", tags(&answers));
+        ensure!(firsts(&session.roundtrip(run("kept", &[])).await?) == ["kept"]);
+        // The names are free, and the server doesn't pass for one that has the statements.
+        for (name, text) in [("skipped", "SELECT 'skipped'"), ("late", "SELECT 'late'")] {
+            for session in [&mut session, &mut neighbour] {
+                let batch = Batch::new().parse(name, text).bind("", name, &[]).execute("").sync();
+                let answers = session.roundtrip(batch).await?;
+                ensure!(firsts(&answers) == [name], "{answers:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn preparing_a_name_twice_fails_the_transaction() -> Result<()> {
+    Setup::transaction(1).pgherd_only().run(async |world| {
+        let mut session = world.session().await?;
+        session.firsts("BEGIN").await?;
+        session.roundtrip(Batch::new().parse("mine", "SELECT 1").sync()).await?;
+        let answers = session.roundtrip(Batch::new().parse("mine", "SELECT 2").sync()).await?;
+        ensure!(tags(&answers) == "EZ" && answers.last().is_some_and(|z| z.body == "E"), "{answers:?}");
+        session.firsts("ROLLBACK").await?;
+        ensure!(firsts(&session.roundtrip(run("mine", &[])).await?) == ["1"]);
+        let answers = session.roundtrip(Batch::new().parse("mine", "SELEKT").sync()).await?;
+        ensure!(error(&answers).is_some_and(|e| e.contains("syntax error")), "{answers:?}");
+        Ok(())
+    })
+}
+
 #[test]
 fn a_statement_with_a_fault_fails_where_it_is_prepared() -> Result<()> {
     two_servers().run(async |world| {
