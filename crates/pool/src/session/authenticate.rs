@@ -13,6 +13,12 @@ use crate::config::{Attempt, AuthType, Database, hba};
 use crate::secrets::Known;
 use crate::server::authenticate::Credential;
 
+/// What a client is told whose certificate doesn't let it in.
+const NO_CERTIFICATE: &str = "certificate authentication failed";
+
+/// What a client is told whose system user doesn't let it in.
+const NO_PEER: &str = "unix socket login rejected";
+
 /// How a client is to prove who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Method {
@@ -51,8 +57,18 @@ pub(super) async fn authenticate(
         Method::Any => {}
         Method::Trust if known.is_some() => {}
         Method::Trust => return Err(Refusal::told("\"trust\" authentication failed")),
-        Method::Cert(map) => certificate(login, wish, map.as_deref())?,
-        Method::Peer(map) => peer(login, wish, map.as_deref())?,
+        Method::Cert(map) => {
+            if let Err(fault) = certificate(login, wish, map.as_deref()) {
+                // The log says what the client has no business to know.
+                tracing::error!(target: "pooler", "{} {fault}", super::login::name(&login.seat.presence));
+                return Err(Refusal::told(NO_CERTIFICATE));
+            }
+            known.is_some().then_some(()).ok_or_else(|| Refusal::told(NO_CERTIFICATE))?;
+        }
+        Method::Peer(map) => {
+            peer(login, wish, map.as_deref())?;
+            known.is_some().then_some(()).ok_or_else(|| Refusal::told(NO_PEER))?;
+        }
         Method::Plain | Method::Md5 | Method::Scram => return prove(login, wish, known, &method).await,
     }
     Ok(Credential { known, keys: None })
@@ -139,22 +155,22 @@ async fn prove(
 }
 
 /// The name in the client's certificate has to be the user, or one that the map allows to be.
-fn certificate(login: &Login<'_>, wish: &Wish, map: Option<&str>) -> Result<(), Refusal> {
+fn certificate(login: &Login<'_>, wish: &Wish, map: Option<&str>) -> Result<(), &'static str> {
     if !login.stream.is_tls() {
-        return Err(Refusal::told("TLS connection required"));
+        return Err("TLS connection required");
     }
     let name = login.stream.peer_certificate().and_then(crate::tls::common_name);
-    let name = name.ok_or_else(|| Refusal::told("TLS client certificate required"))?;
+    let name = name.ok_or("TLS client certificate required")?;
     match map {
         Some(map) if login.seat.worker.config().idents.allows(map, &name, &wish.user) => Ok(()),
         None if name == wish.user => Ok(()),
-        _ => Err(Refusal::told("TLS certificate name mismatch")),
+        _ => Err("TLS certificate name mismatch"),
     }
 }
 
 /// The system user at the other end of a Unix socket has to be the user, or one that the map allows to be.
 fn peer(login: &Login<'_>, wish: &Wish, map: Option<&str>) -> Result<(), Refusal> {
-    let failed = || Refusal::told("unix socket login rejected");
+    let failed = || Refusal::told(NO_PEER);
     let credentials = login.stream.peer_credentials().ok().flatten().ok_or_else(failed)?;
     let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(credentials.user)).ok().flatten();
     let name = user.ok_or_else(failed)?.name;
