@@ -51,9 +51,7 @@ fn clients(worker: &Rc<Worker>) {
     for presence in present {
         let timeouts = presence.timeouts.get();
         let over = if presence.state.get() == State::Login {
-            let waits_for_server = presence.pool.borrow().is_some();
-            let text = if waits_for_server { "client_login_timeout (server down)" } else { "client_login_timeout" };
-            is_over(Some(presence.since), login, now).then_some(text)
+            late(&presence, timeouts.as_ref(), login, now)
         } else {
             timeouts.and_then(|t| overdue(&presence, &t, now))
         };
@@ -66,7 +64,17 @@ fn clients(worker: &Rc<Worker>) {
     }
 }
 
-/// The time-out that a client has run into.
+/// The time-out that a client has run into before its session began.
+fn late(presence: &Presence, timeouts: Option<&Timeouts>, login: Duration, now: Instant) -> Option<&'static str> {
+    if timeouts.is_some_and(|t| is_over(presence.waits.get(), t.query_wait, now)) {
+        return Some("query_wait_timeout");
+    }
+    let waits_for_server = presence.pool.borrow().is_some();
+    let text = if waits_for_server { "client_login_timeout (server down)" } else { "client_login_timeout" };
+    is_over(Some(presence.since), login, now).then_some(text)
+}
+
+/// The time-out that a client in its session has run into.
 fn overdue(presence: &Presence, timeouts: &Timeouts, now: Instant) -> Option<&'static str> {
     let transaction = presence.transaction.get();
     if presence.state.get() == State::Waiting {

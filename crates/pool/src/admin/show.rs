@@ -74,6 +74,8 @@ fn client_row(client: &Rc<Presence>, port: u16) -> SocketRow {
         Origin::Unix(_) => (Endpoint::Unix(port), Endpoint::Unix(port)),
     };
     let state = match client.state.get() {
+        // It has proved who it is, and waits for a server's parameters.
+        client::State::Login if client.waits.get().is_some() => ClientState::Waiting,
         client::State::Login => ClientState::Login,
         client::State::Active => ClientState::Active,
         client::State::Waiting => ClientState::Waiting,

@@ -502,10 +502,14 @@ pub(super) async fn borrow(worker: &Rc<Worker>, pool: &Rc<Pool>) -> Result<Box<S
 /// Borrows a server unless the client is told otherwise meanwhile.
 async fn borrow_told(login: &mut Login<'_>, pool: &Rc<Pool>) -> Result<Box<Server>, Refusal> {
     let worker = login.seat.worker.clone();
-    tokio::select! {
+    let waits = &login.seat.presence.waits;
+    waits.set(Some(std::time::Instant::now()));
+    let server = tokio::select! {
         server = borrow(&worker, pool) => server,
         refusal = login.told() => Err(refusal),
-    }
+    };
+    waits.set(None);
+    server
 }
 
 /// A wait that gives its place up when it's dropped.
