@@ -150,9 +150,10 @@ fn a_client_that_sends_without_end_before_it_reads_is_served() -> Result<()> {
     })
 }
 
+/// As in pgbouncer, a client counts until the pooler has come to see that it left.
 #[test]
 fn clients_that_connect_and_leave_at_once_disturb_nobody() -> Result<()> {
-    Setup::transaction(2).run(async |world| {
+    Setup::transaction(2).set("max_client_conn", 300).run(async |world| {
         for n in 0..200 {
             let mut raw = world.raw().await?;
             if n % 2 == 0 {
