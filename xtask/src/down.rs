@@ -26,7 +26,8 @@ pub(crate) fn run(wipe: bool) -> Result<()> {
     let shape = place.shape()?.unwrap_or(Shape { nodes: 9, etcd: true });
     let dist = checkout::root()?.join("dist");
     // Only paths are needed of the programs: nothing is started.
-    let programs = Programs { agent: dist.join("pgherd-agent"), ctl: dist.join("pgherdctl"), postgres: dist };
+    let (agent, ctl) = (dist.join("pgherd-agent"), dist.join("pgherdctl"));
+    let programs = Programs { agent, ctl, directory: dist.clone(), postgres: dist };
     let (nodes, etcd) = place.nodes(shape, &programs);
 
     let running = nodes.iter().filter_map(|n| Some((n.name.clone(), Pooler::of(n, &place).process()?)));

@@ -4,6 +4,7 @@
 mod changes;
 mod daemon;
 mod flags;
+mod follow;
 mod log;
 mod metrics;
 mod online;

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::changes;
+use crate::follow;
 use crate::log::Log;
 use crate::metrics::{self, Metrics};
 use crate::online;
@@ -40,6 +41,8 @@ pub(crate) struct Serving {
     old_ended: watch::Sender<bool>,
     /// Whether another process has taken the place of this one.
     replaced: bool,
+    /// Where the clusters are kept that databases name.
+    clusters: Option<follow::Place>,
 }
 
 /// What makes this process the one that clients and new processes find. Listening ends when it's dropped.
@@ -70,7 +73,13 @@ impl Serving {
             pidfile,
             old_ended: watch::Sender::new(true),
             replaced: false,
+            clusters: None,
         }
+    }
+
+    /// Tells where the clusters are kept that databases name.
+    pub(crate) fn follow_clusters(&mut self, clusters: Option<follow::Place>) {
+        self.clusters = clusters;
     }
 
     /// Runs what passes requests to cancel on to the old process while that lives.
@@ -113,7 +122,12 @@ impl Serving {
                 }
             }
         }
-        Ok(())
+        // Members needn't wait for a pooler that is gone.
+        let late = self.tasks.shutdown(Duration::from_secs(1)).await;
+        late.or_else(|names| {
+            warn!(target: "pooler", "still running at the end: {}", names.join(", "));
+            Ok(())
+        })
     }
 
     fn spawn_tasks(&mut self) {
@@ -123,6 +137,8 @@ impl Serving {
         let sockets = self.place.as_ref().map(|place| Arc::downgrade(&place.sockets)).unwrap_or_default();
         self.tasks.spawn("changes", follow_changes(self.pooler.clone(), self.log.clone(), sockets));
         self.tasks.spawn("statistics", log_statistics(self.pooler.clone()));
+        let (pooler, clusters) = (self.pooler.clone(), self.clusters.take());
+        self.tasks.spawn_graceful("clusters", move |leave| follow::run(pooler, clusters, leave));
         if let Some(interval) = self.notifier.watchdog_interval() {
             self.tasks.spawn("watchdog", feed_watchdog(self.pooler.clone(), Arc::downgrade(&self.notifier), interval));
         }

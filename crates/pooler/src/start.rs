@@ -16,7 +16,7 @@ use crate::log::{Log, Severity};
 use crate::pidfile::{self, Holder, PidFile};
 use crate::serve::Serving;
 use crate::signals::Signals;
-use crate::{daemon, metrics, online, privileges};
+use crate::{daemon, follow, metrics, online, privileges};
 
 /// Why the program ends with an error.
 #[derive(Debug)]
@@ -99,8 +99,9 @@ fn configuration(flags: &Flags, file: &Path, log: &Log) -> Result<Config, Failur
 async fn start(flags: &Flags, config: Config, log: &Log) -> Result<Serving, Failure> {
     let mut signals = Signals::new().map_err(failed("catch signals"))?;
     let settings = config.settings.clone();
+    let clusters = follow::place(&config).map_err(Failure::Configuration)?;
     let old = if flags.reboot { online::meet(&settings).await? } else { None };
-    let serving = match old {
+    let mut serving = match old {
         Some((old, passed)) => {
             let (pooler, opened) = begin(config, passed)?;
             let passing = online::replace(old, &pooler, &mut signals).await?;
@@ -116,6 +117,7 @@ async fn start(flags: &Flags, config: Config, log: &Log) -> Result<Serving, Fail
             Serving::new(pooler, signals, log.clone(), opened, pidfile)
         }
     };
+    serving.follow_clusters(clusters);
     info!(target: "pooler", "process up: {}, threads: {}, tls: rustls", pool::BANNER, serving.pooler.threads());
     if flags.background {
         log.flush();

@@ -190,6 +190,11 @@ impl Cluster {
         self.failed.store(true, Ordering::Relaxed);
     }
 
+    /// What it is made of.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
     /// The directory of its files.
     pub fn directory(&self) -> &Path {
         &self.root

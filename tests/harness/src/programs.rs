@@ -14,6 +14,8 @@ pub struct Programs {
     pub agent: PathBuf,
     /// `pgherdctl`.
     pub ctl: PathBuf,
+    /// Directory of pgherd's programs.
+    pub directory: PathBuf,
     /// Directory of PostgreSQL's server programs.
     pub postgres: PathBuf,
 }
@@ -28,7 +30,17 @@ impl Programs {
             }
             Ok(path)
         };
-        Ok(Programs { agent: find("pgherd-agent")?, ctl: find("pgherdctl")?, postgres: postgres_directory()? })
+        let (agent, ctl) = (find("pgherd-agent")?, find("pgherdctl")?);
+        Ok(Programs { agent, ctl, directory: directory.to_owned(), postgres: postgres_directory()? })
+    }
+
+    /// `pgherd-pooler`.
+    pub fn pooler(&self) -> Result<PathBuf> {
+        let path = self.directory.join("pgherd-pooler");
+        if !path.is_file() {
+            bail!("{} is missing: run 'cargo build -p pooler' first", path.display());
+        }
+        Ok(path)
     }
 
     /// pgherd's programs from `$HARNESS_BIN_DIR`, else from the directory cargo built this very program into.
