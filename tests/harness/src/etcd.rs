@@ -112,6 +112,15 @@ impl Etcd {
         .await
     }
 
+    /// Keys that begin with a prefix. Needs etcdctl.
+    pub async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
+        let mut command = etcdctl(self.members.first().and_then(|m| m.netns.as_deref()));
+        command.args(["--endpoints", &self.hosts().join(","), "get", "--prefix", "--keys-only", prefix]);
+        let output = command.output().await.context("run etcdctl")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect())
+    }
+
     /// Every value that a key has had since it was made, the last one last. Needs etcdctl.
     pub async fn values(&self, key: &str) -> Result<Vec<String>> {
         let endpoints = self.hosts().join(",");

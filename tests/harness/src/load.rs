@@ -25,6 +25,8 @@ pub struct Plan {
     pub reading: usize,
     /// Each begins a transaction so often.
     pub period: Duration,
+    /// Statements are prepared, which an old pgbouncer can't do in transaction mode; else all is plain text.
+    pub prepared: bool,
 }
 
 /// A transaction that was answered, or failed.
@@ -92,6 +94,7 @@ impl Load {
                     writes,
                     n,
                     period: plan.period,
+                    prepared: plan.prepared,
                     delay: plan.period * n as u32 / count.max(1) as u32,
                 };
                 runtime.spawn(client.run());
@@ -189,12 +192,13 @@ struct Worker {
     writes: bool,
     n: usize,
     period: Duration,
+    prepared: bool,
     delay: Duration,
 }
 
 struct Session {
     client: Client,
-    statement: Statement,
+    statement: Option<Statement>,
 }
 
 impl Worker {
@@ -243,7 +247,7 @@ impl Worker {
         } else {
             "SELECT count(*) FROM load WHERE key > $1 AND key < $1 + 10"
         };
-        let statement = client.prepare(sql).await?;
+        let statement = if self.prepared { Some(client.prepare(sql).await?) } else { None };
         Ok(Session { client, statement })
     }
 
@@ -251,16 +255,23 @@ impl Worker {
     async fn transaction(&self, session: &Session, key: Option<i64>, round: usize) -> Result<(), Error> {
         let client = &session.client;
         let Some(key) = key else {
-            return client.query(&session.statement, &[&1_i64]).await.map(drop);
+            return match &session.statement {
+                Some(read) => client.query(read, &[&1_i64]).await.map(drop),
+                None => client.batch_execute("SELECT count(*) FROM load WHERE key > 1 AND key < 11").await,
+            };
         };
-        match round % 3 {
-            0 => client.execute(&session.statement, &[&key]).await.map(drop),
-            1 => {
+        let plain = format!("INSERT INTO load (key) VALUES ({key})");
+        match (round % 3, &session.statement) {
+            (0, Some(write)) => client.execute(write, &[&key]).await.map(drop),
+            (1, write) => {
                 client.batch_execute("BEGIN").await?;
-                client.execute(&session.statement, &[&key]).await?;
+                match write {
+                    Some(write) => client.execute(write, &[&key]).await.map(drop)?,
+                    None => client.batch_execute(&plain).await?,
+                }
                 client.batch_execute("COMMIT").await
             }
-            _ => client.batch_execute(&format!("INSERT INTO load (key) VALUES ({key})")).await,
+            _ => client.batch_execute(&plain).await,
         }
     }
 }

@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+pub use tokio_postgres::Config;
 
 /// The superuser's password in the seed.
 pub const PASSWORD: &str = "otus";
@@ -30,7 +32,8 @@ pub async fn connect(address: Ipv4Addr, database: &str) -> Result<Client> {
     connect_with(&config(address, database)).await.with_context(|| format!("connect to PostgreSQL at {address}"))
 }
 
-async fn connect_with(config: &Config) -> Result<Client> {
+/// A connection with these settings; the task that drives it ends with the client.
+pub async fn connect_with(config: &Config) -> Result<Client> {
     let (client, connection) = tokio::time::timeout(Duration::from_secs(10), config.connect(NoTls))
         .await
         .map_err(|_| anyhow!("no answer from PostgreSQL"))??;
