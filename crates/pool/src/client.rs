@@ -56,6 +56,17 @@ pub(crate) enum Order {
     Close(Arc<str>),
     /// It's told this and goes on.
     Notice(Arc<str>),
+    /// The server that it holds is taken away; without one nothing happens.
+    Cut(Cut),
+}
+
+/// Why a server of a cluster is taken away from the client that holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Another leadership is in force.
+    Deposed,
+    /// The member drains, and time is up.
+    Drained,
 }
 
 /// What others see of a client.
@@ -138,7 +149,12 @@ impl Presence {
 
     /// Gives an order; the client's task follows it when it runs next, which is at once.
     pub(crate) fn tell(&self, order: Order) {
-        *self.order.borrow_mut() = Some(order);
+        let mut waiting = self.order.borrow_mut();
+        // A notice must not take the place of something that has to be done.
+        if waiting.is_none() || !matches!(order, Order::Notice(_)) {
+            *waiting = Some(order);
+        }
+        drop(waiting);
         self.wake();
     }
 

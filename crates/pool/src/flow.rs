@@ -10,6 +10,7 @@ pub(crate) mod requests;
 pub(crate) mod statements;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verdict;
 
 pub(crate) use pending::Owed;
 pub(crate) use replies::{Event, Replies};

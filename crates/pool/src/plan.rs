@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, Database, Host, PoolMode, Secret};
+use crate::config::{Config, Database, Host, PoolMode, Role, Secret, Target};
 
 /// Settings of one pool.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) max_user_connections: u32,
     /// Servers, tried in turn.
     pub(crate) hosts: Vec<(Host, u16)>,
+    /// The members of a cluster that servers are at, in place of hosts.
+    pub(crate) target: Option<Target>,
     /// Begin with another one each time.
     pub(crate) balance_hosts: bool,
     /// Name of the database on the server.
@@ -83,7 +85,7 @@ impl Plan {
     pub(crate) fn leads_elsewhere(&self, other: &Plan) -> bool {
         let key = |p: &Plan| (p.hosts.clone(), p.dbname.clone(), p.user.clone(), p.password.clone());
         let more = |p: &Plan| (p.connect_query.clone(), p.parameters.clone());
-        key(self) != key(other) || more(self) != more(other)
+        key(self) != key(other) || more(self) != more(other) || self.target != other.target
     }
 
     /// For a user of a database.
@@ -102,6 +104,7 @@ impl Plan {
             max_db_connections: database.max_db_connections.unwrap_or(settings.max_db_connections),
             max_user_connections: own.and_then(|u| u.max_user_connections).unwrap_or(settings.max_user_connections),
             hosts: database.hosts.iter().enumerate().map(|(i, h)| (h.clone(), port(i))).collect(),
+            target: database.target.clone(),
             balance_hosts: database.load_balance_hosts,
             dbname: database.dbname.clone(),
             forced_user: database.user.is_some(),
@@ -109,7 +112,9 @@ impl Plan {
             password: database.password.clone(),
             connect_query: database.connect_query.clone(),
             parameters: parameters(database),
-            server_round_robin: settings.server_round_robin,
+            // Readers are spread over the members, idle connections included.
+            server_round_robin: settings.server_round_robin
+                || database.target.as_ref().is_some_and(|t| t.role != Role::Leader),
             server_check_delay: settings.server_check_delay,
             server_check_query: settings.server_check_query.clone(),
             server_reset_query: settings.server_reset_query.clone(),

@@ -6,6 +6,8 @@
 //! clients (`longest_elsewhere`). All four are sequentially consistent, so that at least one of the two sees the other.
 
 pub(crate) mod launch;
+mod reach;
+pub(crate) mod route;
 mod upkeep;
 mod waiter;
 
@@ -19,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use crate::config::PoolMode;
 use crate::plan::Plan;
+use crate::route::choice::Standing;
 use crate::server::{Facts, Marks, Server, State};
-use crate::shared::{Message, SharedPool};
+use crate::shared::{Message, Shared, SharedPool};
 use crate::stats::Stats;
 use crate::worker::Worker;
 pub(crate) use waiter::Waiter;
@@ -48,12 +51,19 @@ pub(crate) struct Pool {
     roll: RefCell<HashMap<u64, Enrolled>>,
     /// Connections being made.
     pub(super) launching: Cell<u32>,
+    /// Those among them that are to find out whether a member serves.
+    pub(super) trying: Cell<u32>,
+    route: RefCell<Option<route::Route>>,
+    /// No transaction begins now, because the cluster's leader drains or there's none.
+    held: Cell<bool>,
+    /// Some member drains: on some servers no transaction begins.
+    halting: Cell<bool>,
 }
 
 impl Pool {
-    pub(crate) fn new(shared: Arc<SharedPool>, thread: usize) -> Pool {
+    pub(crate) fn new(all: &Shared, shared: Arc<SharedPool>, thread: usize) -> Pool {
         let plan = shared.plan();
-        Pool {
+        let pool = Pool {
             shared,
             thread,
             stats: Stats::default(),
@@ -63,7 +73,13 @@ impl Pool {
             waiters: RefCell::default(),
             roll: RefCell::default(),
             launching: Cell::new(0),
-        }
+            trying: Cell::new(0),
+            route: RefCell::default(),
+            held: Cell::new(false),
+            halting: Cell::new(false),
+        };
+        pool.set_route(all);
+        pool
     }
 
     /// Settings in force.
@@ -73,10 +89,11 @@ impl Pool {
     }
 
     /// Takes over the settings in force.
-    pub(crate) fn reload(&self) {
+    pub(crate) fn reload(&self, all: &Shared) {
         let plan = self.shared.plan();
         self.mode.set(plan.mode);
         *self.plan.borrow_mut() = plan;
+        self.set_route(all);
     }
 
     /// When servers are given back.
@@ -94,6 +111,10 @@ impl Pool {
     }
 
     fn is_held(&self) -> bool {
+        self.is_paused() || self.held.get()
+    }
+
+    fn is_paused(&self) -> bool {
         self.shared.database.paused.load(Ordering::Relaxed)
     }
 
@@ -208,8 +229,16 @@ impl Pool {
 
     /// Puts a clean server where it's needed most.
     pub(super) fn place(&self, worker: &Rc<Worker>, mut server: Box<Server>) {
-        if self.is_held() {
+        if self.is_paused() {
             return self.close(server, "pause mode");
+        }
+        if server.marks.outdated.get() {
+            self.close(server, "server lifetime over");
+            return self.refill(worker);
+        }
+        if self.held.get() {
+            // It goes on from here if the leader stays the same.
+            return self.put_aside(worker, server);
         }
         let here = self.first_waiter();
         if let Some((thread, since)) = self.shared.longest_elsewhere(self.thread) {
@@ -267,7 +296,11 @@ impl Pool {
 
     /// A server arrives: from another thread, or new.
     pub(crate) fn arrive(&self, worker: &Rc<Worker>, server: Box<Server>) {
+        self.follow(worker);
         self.enrol(&server);
+        if matches!(self.standing(&server.facts), Standing::Outdated | Standing::Deposed) {
+            server.marks.outdated.set(true);
+        }
         self.place(worker, server);
     }
 

@@ -2,7 +2,10 @@
 //! the members stand and who leads is learnt elsewhere (the program watches the DCS); what follows from it for clients and
 //! server connections is decided here.
 
+pub(crate) mod choice;
 mod cluster;
+pub(crate) mod gate;
+mod hold;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::pooler::Pooler;
+use crate::shared::Message;
 pub(crate) use cluster::Cluster;
 
 /// A cluster as whoever watches it sees it.
@@ -101,7 +105,16 @@ impl Pooler {
     /// Tells how a cluster is now. Nothing is waited for: threads take it over as they come to it, within microseconds. Tell
     /// it of clusters that no database names too, if that is easier: a configuration read later may name them.
     pub fn set_topology(&self, cluster: &str, topology: Topology) {
-        self.shared.cluster(cluster).set_topology(topology);
+        let cluster = self.shared.cluster(cluster);
+        if !cluster.set_topology(topology) {
+            return;
+        }
+        let conducts = cluster.is_unconducted();
+        let followed = cluster.clone();
+        self.shared.tell_all(move |worker| worker.follow(&followed));
+        if conducts {
+            self.shared.send(0, Message::Call(Box::new(move |worker| hold::conduct(worker, cluster))));
+        }
     }
 
     /// What the pooler has to say of a cluster, now and each time it changes.

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Instant, SystemTime};
 
 use crate::flow::Replies;
+use crate::route::choice::Spot;
 use crate::shared::Slot;
 use crate::stream::{Detached, Stream};
 use crate::vars::Vars;
@@ -68,6 +69,8 @@ pub(crate) struct Facts {
     pub(crate) local: Option<std::net::SocketAddr>,
     /// TLS version and cipher; empty without TLS.
     pub(crate) tls: Box<str>,
+    /// The member of a cluster that it is, where the database is at one.
+    pub(crate) spot: Option<Spot>,
 }
 
 /// A server's state that others than its holder look at, on this thread.
@@ -85,6 +88,10 @@ pub(crate) struct Marks {
     pub(crate) client: Cell<Option<u64>>,
     /// Prepared statements that it knows.
     pub(crate) statements: Cell<u32>,
+    /// A session has it, and begins nothing on it because its member drains.
+    pub(crate) parked: Cell<bool>,
+    /// It's one client's alone (replication).
+    pub(crate) dedicated: Cell<bool>,
     /// What it does beyond being idle or held.
     pub(crate) state: Cell<State>,
 }

@@ -4,7 +4,9 @@
 mod ask;
 mod authenticate;
 mod finish;
+mod halt;
 pub(crate) mod login;
+mod loss;
 mod options;
 
 use std::io;
@@ -13,12 +15,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use crate::client::{Client, Order, Presence, State};
-use crate::config::PoolMode;
+use crate::client::{Client, Cut, Order, Presence, State};
+use crate::config::{PoolMode, Role};
 use crate::flow::requests::{Renaming, Target};
+use crate::flow::verdict::Judge;
 use crate::flow::{Event, Fault};
 use crate::pool::{Pool, Waiter};
 use crate::server::Server;
+use crate::server::exchange::error_field;
 use crate::wire::build::backend::{self, Report};
 use crate::worker::{Scratch, Worker};
 
@@ -36,6 +40,12 @@ pub(crate) struct Session {
     setting: bool,
     /// The server is this client's alone (replication).
     dedicated: bool,
+    /// Nothing begins on the server that it holds, because the member drains.
+    parked: bool,
+    /// What may become of an open block, where the database is at a cluster's leader.
+    judge: Option<Box<Judge>>,
+    /// The server's last word was that it ends.
+    said_fatal: bool,
     _place: crate::shared::limits::Place,
 }
 
@@ -61,6 +71,8 @@ pub(crate) enum End {
     Refused(Arc<str>),
     /// A transaction block in statement mode.
     Transaction,
+    /// The server was taken away.
+    Cut(Cut),
 }
 
 /// What a step led to.
@@ -83,11 +95,22 @@ impl Session {
                         return Poll::Ready(end);
                     }
                 }
+                Some(Order::Cut(cut)) => {
+                    if let Err(end) = self.obey(cut, cx, &mut scratch) {
+                        return Poll::Ready(end);
+                    }
+                }
                 None => {}
             }
             match self.step(cx, &mut scratch) {
                 Ok(Step::Again) => {}
                 Ok(Step::Wait) => return Poll::Pending,
+                // Nothing of the client's has reached it.
+                Err(End::ServerGone) if self.setting && self.pool.role().is_some() => {
+                    if let Err(end) = self.exchange_server(cx, &mut scratch) {
+                        return Poll::Ready(end);
+                    }
+                }
                 Err(end) => return Poll::Ready(end),
             }
         }
@@ -108,6 +131,13 @@ impl Session {
         }
         if self.setting || output_blocked || self.server.as_ref().is_some_and(|s| !s.output.is_empty()) {
             return Ok(Step::Wait);
+        }
+        if self.is_halted() {
+            return self.park(cx, scratch);
+        }
+        if self.parked {
+            self.unpark(cx, scratch)?;
+            return Ok(Step::Again);
         }
         self.serve_requests(cx, scratch)
     }
@@ -143,6 +173,12 @@ impl Session {
         self.waiter = None;
         self.waited();
         let server = granted.map_err(End::Refused)?;
+        if server.marks.outdated.get() && self.pool.role().is_some() {
+            // The cluster has changed since it was granted.
+            self.server = Some(server);
+            self.exchange_server(cx, scratch)?;
+            return Ok(Step::Again);
+        }
         self.attach(server, cx)?;
         if !self.setting {
             self.retry(cx, scratch)?;
@@ -156,6 +192,11 @@ impl Session {
         self.presence.notified.set(false);
         if let Some(since) = self.presence.waits.take() {
             self.pool.stats.waited(since.elapsed());
+            if self.pool.role() == Some(Role::Leader)
+                && let Some(cluster) = self.pool.cluster()
+            {
+                cluster.waited(since);
+            }
         }
     }
 
@@ -235,6 +276,7 @@ impl Session {
         let (tracked, stats) = (&self.worker.shared.tracked, &self.pool.stats);
         let (presence, vars, server_vars) = (&self.presence, &mut self.client.vars, &mut server.vars);
         let own = server.replies.own > 0;
+        let (routed, said_fatal) = (self.judge.is_some(), &mut self.said_fatal);
         scratch.to_client.clear();
         let mut heed = |event: Event<'_>| match event {
             Event::Parameter(name, value) => {
@@ -246,7 +288,12 @@ impl Session {
                 }
             }
             Event::Ready(status) => stats.answered(presence, status),
-            Event::Error(_) => {}
+            Event::Error(body) => {
+                // Its severity where nobody translates it (PostgreSQL documentation, "Error and Notice Message Fields").
+                if routed && error_field(body, b'V').is_some_and(|severity| severity != "ERROR") {
+                    *said_fatal = true;
+                }
+            }
         };
         let statements = self.client.statements.as_deref_mut();
         let seen =
@@ -369,6 +416,11 @@ impl Session {
             parses: &self.pool.stats.parses,
         });
         let replies = &mut server.replies;
+        if let Some(judge) = &mut self.judge
+            && judge.begin(replies.is_settled() && !self.client.requests.is_inside(), replies.status)
+        {
+            judge.hear(data, &self.client.requests, renaming.as_ref().map(|r| &*r.client));
+        }
         let mut target =
             Target { owed: &mut replies.owed, copy_in: &mut replies.copy_in, statements: &mut replies.statements };
         let out = (&mut scratch.to_server, &mut scratch.to_client);

@@ -280,8 +280,8 @@ impl Shared {
         if let Some(known) = clusters.get(name) {
             return known.clone();
         }
-        let made = Arc::new(Cluster::new());
-        clusters.insert(name.into(), made.clone());
+        let made = Arc::new(Cluster::new(name));
+        clusters.insert(made.name.clone(), made.clone());
         made
     }
 

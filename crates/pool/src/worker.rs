@@ -14,6 +14,7 @@ use crate::client::{Order, Origin, Presence};
 use crate::config::Config;
 use crate::flow::Registry;
 use crate::pool::Pool;
+use crate::route::Cluster;
 use crate::shared::{Key, Message, Shared, SharedPool};
 use crate::stream::Stream;
 use crate::{session, sweep};
@@ -75,7 +76,7 @@ impl Worker {
         let config = self.shared.config();
         *self.config.borrow_mut() = config;
         for pool in self.pools() {
-            pool.reload();
+            pool.reload(&self.shared);
         }
     }
 
@@ -85,9 +86,28 @@ impl Worker {
         if let Some(pool) = self.pools.borrow().get(&key) {
             return pool.clone();
         }
-        let pool = Rc::new(Pool::new(shared.clone(), self.index));
+        let pool = Rc::new(Pool::new(&self.shared, shared.clone(), self.index));
         self.pools.borrow_mut().insert(key, pool.clone());
         pool
+    }
+
+    /// Its pools whose databases are at a cluster.
+    pub(crate) fn pools_at(&self, cluster: &Arc<Cluster>) -> Vec<Rc<Pool>> {
+        self.pools.borrow().values().filter(|pool| pool.is_at(cluster)).cloned().collect()
+    }
+
+    /// Takes over the newest topology of a cluster.
+    pub(crate) fn follow(self: &Rc<Self>, cluster: &Arc<Cluster>) {
+        for pool in self.pools_at(cluster) {
+            pool.follow(self);
+        }
+    }
+
+    /// Looks for servers for those who wait for a cluster's members.
+    pub(crate) fn seek(self: &Rc<Self>, cluster: &Arc<Cluster>) {
+        for pool in self.pools_at(cluster) {
+            pool.seek(self);
+        }
     }
 
     /// All pools that this thread has a part of.

@@ -72,6 +72,11 @@ impl Owed {
         })
     }
 
+    /// Whether requests wait for their Sync.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Adds an answer to come. What the pooler answers itself goes to `to_client` at once where nothing is before it.
     pub(crate) fn push(&mut self, pending: Pending, to_client: &mut Vec<u8>) {
         match pending {

@@ -67,6 +67,11 @@ impl Requests {
         self.rest > 0
     }
 
+    /// Bytes of the last message's body that haven't come yet.
+    pub(super) fn rest(&self) -> usize {
+        self.rest
+    }
+
     /// Looks through a chunk of requests. Where nothing has to be changed, the caller sends `data[..used]`; otherwise what
     /// stands in `to_server`. `to_client` gets answers of the pooler's own that are due.
     pub(crate) fn take(

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::rc::{Rc, Weak};
 
+use super::{cstr, verdict};
+
 /// A statement of this thread: the text with its parameter types, and the name that servers know it by.
 #[derive(Debug)]
 pub(crate) struct Statement {
@@ -15,6 +17,8 @@ pub(crate) struct Statement {
     pub(crate) name: Box<[u8]>,
     /// A Parse message's body behind the name: the query with its zero byte, and the parameters' types.
     pub(crate) text: Rc<[u8]>,
+    /// It may end a transaction block.
+    pub(crate) may_commit: bool,
     home: Weak<Registry>,
 }
 
@@ -49,7 +53,8 @@ impl Registry {
         self.next.set(self.next.get() + 1);
         let text: Rc<[u8]> = text.into();
         let name = server_name(id).into_bytes().into_boxed_slice();
-        let made = Rc::new(Statement { id, name, text: text.clone(), home: Rc::downgrade(self) });
+        let may_commit = cstr(&text).is_none_or(|(sql, _)| verdict::may_commit(sql));
+        let made = Rc::new(Statement { id, name, text: text.clone(), may_commit, home: Rc::downgrade(self) });
         self.by_text.borrow_mut().insert(text, Rc::downgrade(&made));
         made
     }

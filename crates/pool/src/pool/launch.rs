@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Pool;
+use super::route::Next;
+use super::{Pool, reach};
 use crate::server::{Facts, Server, State, exchange, login};
 use crate::shared::limits::Full;
 use crate::shared::pool::Trouble;
@@ -22,15 +23,22 @@ impl Pool {
             return;
         }
         let waiting = u32::try_from(self.waiters.borrow().len()).unwrap_or(u32::MAX).max(1);
-        while self.launching.get() < waiting.min(plan.size.max(1)) {
+        while self.launching.get() - self.trying.get() < waiting.min(plan.size.max(1)) {
             let size =
                 plan.size + if self.has_waited(worker, plan.reserve_pool_timeout) { plan.reserve_size } else { 0 };
+            if self.shared.servers.load(Ordering::Relaxed) >= size.max(1) {
+                return;
+            }
+            let next = plan.target.as_ref().map(|_| self.next());
+            if let Some(Next::Wait) = next {
+                return;
+            }
             match Slot::take(&self.shared, size, plan.max_db_connections, plan.max_user_connections) {
                 Ok(slot) => {
                     if self.shared.servers.load(Ordering::Relaxed) > plan.size.max(1) {
                         tracing::warn!(target: "pooler", "{}/{}: taking connection from reserve_pool", self.shared.database.name, self.shared.user.name);
                     }
-                    connect(worker, self, slot);
+                    begin(worker, self, slot, next);
                 }
                 Err(Full::Pool) => return,
                 Err(full) => return self.evict(worker, full),
@@ -49,7 +57,8 @@ impl Pool {
     pub(crate) fn open_spare(&self, worker: &Rc<Worker>) {
         let plan = self.plan().clone();
         if let Ok(slot) = Slot::take(&self.shared, plan.size, plan.max_db_connections, plan.max_user_connections) {
-            connect(worker, self, slot);
+            let next = plan.target.as_ref().map(|_| self.next());
+            begin(worker, self, slot, next);
         }
     }
 
@@ -73,6 +82,15 @@ impl Pool {
     }
 }
 
+/// Begins a connection: to the hosts of the plan, or to where `next` says.
+fn begin(worker: &Rc<Worker>, pool: &Pool, slot: Slot, next: Option<Next>) {
+    match next {
+        None => connect(worker, pool, slot),
+        Some(Next::Go(choice, turn)) => reach::connect(worker, pool, slot, choice, turn),
+        Some(Next::Wait) => {}
+    }
+}
+
 /// Connects in a task of its own.
 fn connect(worker: &Rc<Worker>, pool: &Pool, slot: Slot) {
     pool.launching.set(pool.launching.get() + 1);
@@ -80,27 +98,32 @@ fn connect(worker: &Rc<Worker>, pool: &Pool, slot: Slot) {
     let pool = worker.pool_of(&shared);
     tokio::task::spawn_local(Box::pin(async move {
         let plan = pool.plan().clone();
-        let made =
-            match tokio::time::timeout(nonzero(plan.server_connect_timeout), login::connect(&worker, &pool, slot, &[]))
-                .await
-            {
-                Ok(made) => made,
-                Err(_) => Err(login::Error::TimedOut),
-            };
+        let made = match tokio::time::timeout(
+            nonzero(plan.server_connect_timeout),
+            login::connect(&worker, &pool, slot, None, &[]),
+        )
+        .await
+        {
+            Ok(made) => made,
+            Err(_) => Err(login::Error::TimedOut),
+        };
         pool.launching.set(pool.launching.get() - 1);
         match made {
-            Ok(server) => {
-                if worker.config().settings.log_connections {
-                    let from = server.facts.local.map_or_else(|| "unix socket".to_owned(), |l| l.to_string());
-                    tracing::info!(target: "pooler", "{} new connection to server (from {from})", name(&pool.shared, &server.facts));
-                }
-                pool.shared.set_trouble(None);
-                pool.arrive(&worker, server);
-                pool.seek(&worker);
-            }
+            Ok(server) => welcome(&worker, &pool, server),
             Err(error) => failed(&worker, &pool, &error),
         }
     }));
+}
+
+/// A new connection takes up its work.
+pub(super) fn welcome(worker: &Rc<Worker>, pool: &Pool, server: Box<Server>) {
+    if worker.config().settings.log_connections {
+        let from = server.facts.local.map_or_else(|| "unix socket".to_owned(), |l| l.to_string());
+        tracing::info!(target: "pooler", "{} new connection to server (from {from})", name(&pool.shared, &server.facts));
+    }
+    pool.shared.set_trouble(None);
+    pool.arrive(worker, server);
+    pool.seek(worker);
 }
 
 /// Zero means for ever.
@@ -110,11 +133,11 @@ pub(crate) fn nonzero(timeout: Duration) -> Duration {
 }
 
 /// A connection couldn't be made: those who wait are told, where a server itself refused.
-fn failed(worker: &Rc<Worker>, pool: &Pool, error: &login::Error) {
+pub(super) fn failed(worker: &Rc<Worker>, pool: &Pool, error: &login::Error) {
     let key = (&pool.shared.database.name, &pool.shared.user.name);
     tracing::warn!("{}/{}: server login failed: {error}", key.0, key.1);
     let said: Option<Arc<str>> = match error {
-        login::Error::Refused(text) => Some(text.as_str().into()),
+        login::Error::Refused(text) | login::Error::Unready(text) => Some(text.as_str().into()),
         _ => None,
     };
     pool.shared.set_trouble(Some(Trouble { at: Instant::now(), said: said.clone() }));

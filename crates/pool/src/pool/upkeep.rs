@@ -13,7 +13,7 @@ impl Pool {
     /// Looks after the pool; called a few times a second.
     pub(crate) fn keep_up(&self, worker: &Rc<Worker>) {
         self.close_spent(worker);
-        if self.shared.database.paused.load(Ordering::Relaxed) {
+        if self.is_paused() {
             return self.close_idle("pause mode");
         }
         if self.first_waiter().is_some() {

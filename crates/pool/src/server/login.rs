@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::{TcpStream, UnixStream};
 
@@ -13,6 +13,7 @@ use crate::config::Host;
 use crate::flow::{Replies, cstr};
 use crate::plan::Plan;
 use crate::pool::Pool;
+use crate::pool::route::Choice;
 use crate::shared::Slot;
 use crate::shared::pool::{Parameter, Welcome};
 use crate::stream::{Stream, connect_tls};
@@ -32,6 +33,12 @@ pub(crate) enum Error {
     /// The server refused the login, in its words.
     #[error("{0}")]
     Refused(String),
+    /// It did, because it starts, stops or has crashed.
+    #[error("{0}")]
+    Unready(String),
+    /// It has to be writable, and is in recovery.
+    #[error("in recovery, not writable")]
+    NotWritable,
     /// The conversation broke.
     #[error("{0}")]
     Exchange(#[from] exchange::Error),
@@ -56,10 +63,14 @@ pub(crate) async fn connect(
     worker: &Rc<Worker>,
     pool: &Rc<Pool>,
     slot: Slot,
+    choice: Option<&Choice>,
     extra: &[Extra<'_>],
 ) -> Result<Box<Server>, Error> {
     let plan = pool.plan().clone();
-    let (mut stream, address) = reach(worker, &plan).await?;
+    let (mut stream, address) = match choice {
+        Some(choice) => reach_member(worker, choice).await?,
+        None => reach(worker, &plan).await?,
+    };
     let mut input = Vec::new();
     let told = log_in(worker, pool, (&plan, extra), &mut stream, &mut input).await?;
     let local = stream.local_addr().ok().flatten();
@@ -72,9 +83,9 @@ pub(crate) async fn connect(
         since: Instant::now(),
         local,
         tls: stream.tls_description().unwrap_or_default().into(),
+        spot: choice.map(|choice| choice.spot.clone()),
     };
     let welcome = Welcome { parameters: told.parameters, vars: told.vars.clone() };
-    pool.shared.set_welcome(Arc::new(welcome));
     let mut server = Box::new(Server {
         stream,
         input,
@@ -86,10 +97,43 @@ pub(crate) async fn connect(
         released: Instant::now(),
         slot,
     });
+    if choice.is_some_and(|choice| choice.writes) {
+        prove_writable(worker, &mut server, &welcome, extra.is_empty()).await?;
+    }
+    pool.shared.set_welcome(Arc::new(welcome));
     if let Some(query) = &plan.connect_query {
         exchange::query(&mut server, query.as_bytes(), &worker.shared.tracked).await?;
     }
     Ok(server)
+}
+
+/// Longest time to reach a cluster's member: a host that is gone doesn't say so.
+const REACH: Duration = Duration::from_secs(1);
+
+/// Connects to a cluster's member.
+async fn reach_member(worker: &Worker, choice: &Choice) -> Result<(Stream, Address), Error> {
+    let reached = tokio::time::timeout(REACH, reach_host(worker, &choice.host, choice.port)).await;
+    let (stream, peer) = reached.map_err(|_| Error::TimedOut)?.map_err(Error::Connect)?;
+    let host: Arc<str> = choice.host.to_string().into();
+    let stream = encrypt(worker, stream, &host).await?;
+    let tls = stream.is_tls();
+    Ok((stream, Address { host, port: choice.port, peer, tls }))
+}
+
+/// A leader that its key has only just made one may still be a replica. PostgreSQL 14 and newer say so at login
+/// (documentation, "Asynchronous Operations", in_hot_standby); others are asked, where they take queries.
+async fn prove_writable(worker: &Worker, server: &mut Server, welcome: &Welcome, asks: bool) -> Result<(), Error> {
+    let told = welcome.parameters.iter().rfind(|(name, _)| &**name == b"in_hot_standby");
+    let is_standby = match told {
+        Some((_, value)) => &**value != b"off",
+        None if asks => {
+            let rows =
+                exchange::query(server, b"SELECT pg_catalog.pg_is_in_recovery()", &worker.shared.tracked).await?;
+            !matches!(&rows[..], [row] if matches!(&row[..], [Some(value)] if value == b"f"))
+        }
+        None => false,
+    };
+    if is_standby { Err(Error::NotWritable) } else { Ok(()) }
 }
 
 /// Connects to the first host that answers.
@@ -216,7 +260,9 @@ async fn log_in(
             b'E' => {
                 let code = error_field(&body, b'C').unwrap_or_default();
                 tracing::debug!("the server refused a login with {code}");
-                return Err(Error::Refused(error_text(&body)));
+                let text = error_text(&body);
+                // Operator intervention (PostgreSQL documentation, "PostgreSQL Error Codes").
+                return Err(if code.starts_with("57P0") { Error::Unready(text) } else { Error::Refused(text) });
             }
             b'N' => {}
             b'Z' => return Ok(told),

@@ -2,12 +2,14 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::{End, Session, login};
-use crate::client::State;
-use crate::config::PoolMode;
+use crate::client::{Cut, State};
+use crate::config::{PoolMode, Role};
+use crate::flow::verdict::Judge;
 use crate::pool::launch;
 use crate::shared::limits::Place;
 use crate::stream::Stream;
@@ -46,6 +48,7 @@ impl Session {
         if let Some(server) = &server {
             *presence.server.borrow_mut() = Some(server.facts.clone());
         }
+        let judge = (pool.role() == Some(Role::Leader)).then(Box::<Judge>::default);
         Session {
             worker: seat.worker.clone(),
             pool,
@@ -55,6 +58,9 @@ impl Session {
             waiter: None,
             setting: false,
             dedicated,
+            parked: false,
+            judge,
+            said_fatal: false,
             _place: place,
         }
     }
@@ -63,9 +69,13 @@ impl Session {
         if let Some(waiter) = self.waiter.take() {
             self.pool.give_up(&self.worker, &waiter);
         }
-        self.part();
+        let loss = self.loss(&end);
+        self.note_cut(&end);
+        self.part(&end);
         let code = "08P01";
         let text = match &end {
+            End::ServerGone | End::Cut(_) if let Some(loss) = loss => loss,
+            End::Cut(_) => None,
             End::Terminated | End::Gone(_) => None,
             End::ServerGone => Some((code, "server conn crashed?".to_owned())),
             End::ClientFault(fault) | End::ServerFault(fault) => Some((code, fault.to_string())),
@@ -96,10 +106,23 @@ impl Session {
         }
     }
 
+    /// Counts a transaction that was cut.
+    fn note_cut(&self, end: &End) {
+        let ran = self.server.as_ref().is_some_and(|server| !server.replies.is_free());
+        if let (End::Cut(_), true, Some(cluster)) = (end, ran, self.pool.cluster()) {
+            cluster.cuts.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     /// Parts from the server: it goes back where it is clean, and is closed where it isn't.
-    fn part(&mut self) {
+    fn part(&mut self, end: &End) {
         let Some(server) = self.server.take() else { return };
         self.presence.server.take();
+        if let End::Cut(_) = end {
+            server.marks.client.set(None);
+            self.pool.close(server, "cluster has changed");
+            return self.pool.refill(&self.worker);
+        }
         let clean = server.replies.is_free() && server.output.is_empty() && !self.client.requests.is_inside();
         if !clean || self.dedicated {
             server.marks.client.set(None);
@@ -137,5 +160,7 @@ fn why(end: &End) -> String {
         End::ClientFault(fault) | End::ServerFault(fault) => fault.to_string(),
         End::Told(text) | End::Refused(text) => text.to_string(),
         End::Transaction => "transaction blocks not allowed in statement pooling mode".to_owned(),
+        End::Cut(Cut::Deposed) => "the cluster has another leader".to_owned(),
+        End::Cut(Cut::Drained) => "the cluster's member drains".to_owned(),
     }
 }

@@ -406,12 +406,14 @@ impl Login<'_> {
         let worker = self.seat.worker.clone();
         let patience = crate::pool::launch::nonzero(plan.server_connect_timeout);
         let extra: [(&[u8], &[u8]); 1] = [(b"replication", replication)];
-        let connecting = server::login::connect(&worker, pool, slot, &extra);
+        let choice = pool.only().map_err(Refusal::told)?;
+        let connecting = server::login::connect(&worker, pool, slot, choice.as_ref(), &extra);
         match tokio::time::timeout(patience, connecting).await {
             Ok(Ok(server)) => {
                 pool.enrol(&server);
                 server.marks.state.set(server::State::Active);
                 server.marks.client.set(Some(self.seat.presence.id));
+                server.marks.dedicated.set(true);
                 Ok(server)
             }
             Ok(Err(e)) => Err(Refusal::told(e.to_string())),
@@ -425,7 +427,7 @@ impl Login<'_> {
             *self.seat.presence.waker.borrow_mut() = Some(cx.waker().clone());
             match self.seat.presence.order.take() {
                 Some(crate::client::Order::Close(text)) => std::task::Poll::Ready(Refusal::told(&*text)),
-                Some(crate::client::Order::Notice(_)) | None => std::task::Poll::Pending,
+                Some(crate::client::Order::Notice(_) | crate::client::Order::Cut(_)) | None => std::task::Poll::Pending,
             }
         })
         .await
@@ -443,7 +445,7 @@ impl Login<'_> {
                     Some(crate::client::Order::Close(text)) => {
                         return std::task::Poll::Ready(Err(Refusal::told(&*text)));
                     }
-                    Some(crate::client::Order::Notice(_)) | None => {}
+                    Some(crate::client::Order::Notice(_) | crate::client::Order::Cut(_)) | None => {}
                 }
                 stream.poll_read(cx, &mut buffer).map_err(Refusal::from)
             })

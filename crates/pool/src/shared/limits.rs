@@ -64,6 +64,8 @@ pub(crate) enum Full {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pool: Arc<SharedPool>,
+    /// The member of a cluster that the connection goes to.
+    member: Option<Arc<str>>,
 }
 
 impl Slot {
@@ -81,12 +83,21 @@ impl Slot {
             pool.servers.fetch_sub(1, Ordering::SeqCst);
             return Err(Full::User);
         }
-        Ok(Slot { pool: pool.clone() })
+        Ok(Slot { pool: pool.clone(), member: None })
+    }
+
+    /// Counts the connection among those to this member.
+    pub(crate) fn lead_to(&mut self, member: &Arc<str>) {
+        self.pool.count_member(member, true);
+        self.member = Some(member.clone());
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        if let Some(member) = &self.member {
+            self.pool.count_member(member, false);
+        }
         self.pool.user.servers.fetch_sub(1, Ordering::SeqCst);
         self.pool.database.servers.fetch_sub(1, Ordering::SeqCst);
         self.pool.servers.fetch_sub(1, Ordering::SeqCst);

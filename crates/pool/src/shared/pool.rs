@@ -1,6 +1,7 @@
 //! One pool as all threads see it: how many servers it has, which threads have clients waiting or servers idle, and the
 //! last failure to connect.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -28,6 +29,8 @@ pub(crate) struct Pool {
     credential: Mutex<Credential>,
     welcome: Mutex<Option<Arc<Welcome>>>,
     trouble: Mutex<Option<Trouble>>,
+    /// Connections to each member of the cluster that the database is at.
+    members: Mutex<HashMap<Arc<str>, u32>>,
 }
 
 /// A thread's part, on cache lines of its own.
@@ -73,6 +76,7 @@ impl Pool {
             credential: Mutex::default(),
             welcome: Mutex::default(),
             trouble: Mutex::default(),
+            members: Mutex::default(),
         }
     }
 
@@ -139,6 +143,21 @@ impl Pool {
     pub(crate) fn threads_waiting(&self) -> impl Iterator<Item = usize> {
         let waiting = self.waiting.load(Ordering::SeqCst);
         (0..self.lanes.len()).filter(move |t| waiting & 1 << t != 0)
+    }
+
+    /// Connections to each member of a cluster, those being made included.
+    pub(crate) fn members(&self) -> HashMap<Arc<str>, u32> {
+        lock(&self.members).clone()
+    }
+
+    /// Counts a connection to a member that begins or ends.
+    pub(super) fn count_member(&self, member: &Arc<str>, begins: bool) {
+        let mut members = lock(&self.members);
+        let count = members.entry(member.clone()).or_default();
+        *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            members.remove(member);
+        }
     }
 
     /// What servers of this pool tell at login.

@@ -206,7 +206,7 @@ impl Peer {
 
 impl Host {
     /// One host of a list.
-    fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         if text.starts_with(['/', '@']) {
             return Self::Unix(PathBuf::from(text));
         }
