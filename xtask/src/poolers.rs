@@ -1,5 +1,5 @@
-//! The poolers of a cluster on this machine: one a node, on port 6543, from the ini of the seed with only addresses and
-//! paths changed. What a pooler does is in the crate `pool`.
+//! The poolers of a cluster on this machine: one a node, on port 6543, from the ini of the seed with addresses and
+//! paths changed, and with two databases more: the leader and the replicas of the cluster. What a pooler does is in the crate `pool`.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
@@ -73,6 +73,8 @@ impl<'a> Pooler<'a> {
         let (log, pid) = (self.path("log"), self.path("pid"));
         format!(
             "[databases]\n\
+             rw = dbname=postgres cluster=otus role=leader\n\
+             ro = dbname=postgres cluster=otus role=replica\n\
              * = host={address} port=5432\n\
              [users]\n\
              [pgbouncer]\n\
@@ -85,10 +87,12 @@ impl<'a> Pooler<'a> {
              auth_file = {users}\n\
              admin_users = postgres\n\
              stats_users = stats, postgres\n\
-             metrics_listen = {address}:9127\n",
+             metrics_listen = {address}:9127\n\
+             cluster_config = {}\n",
             log.display(),
             pid.display(),
             self.node.socket_dir().display(),
+            self.node.yaml().display(),
         )
     }
 

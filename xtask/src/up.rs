@@ -1,5 +1,7 @@
 //! `cargo xtask up`: from a fresh machine to a running cluster in one command. Stopping it is in `down`.
 
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use clap::ValueEnum;
 use harness::cluster::{members, summary};
 use harness::etcd::Etcd;
 use harness::logs;
-use harness::node::Node;
+use harness::node::{self, Node};
 use harness::programs::Programs;
 use harness::rest;
 use harness::yaml::{Dcs, NodeConfig};
@@ -86,6 +88,9 @@ fn configure(place: &Place, nodes: &[Node], etcd: Option<&Etcd>, programs: &Prog
         Some(etcd) => Dcs::Etcd(etcd.hosts()),
         None => Dcs::Embedded(place.directory.join("dcs.db")),
     };
+    if let Dcs::Embedded(path) = &dcs {
+        share_with_poolers(path)?;
+    }
     for node in nodes {
         node.prepare_directories()?;
         if !node.yaml().exists() {
@@ -102,6 +107,17 @@ fn configure(place: &Place, nodes: &[Node], etcd: Option<&Etcd>, programs: &Prog
         }
     }
     Ok(())
+}
+
+/// Agents may be root's, poolers never are: the store's file is the user's that both can be. SQLite gives its other files
+/// the same owner.
+fn share_with_poolers(path: &Path) -> Result<()> {
+    if !harness::programs::is_root() {
+        return Ok(());
+    }
+    let file = std::fs::File::options().create(true).append(true).mode(0o600).open(path);
+    drop(file.with_context(|| format!("create {}", path.display()))?);
+    node::own_by_postgres(path)
 }
 
 async fn start(nodes: &[Node], etcd: Option<&Etcd>) -> Result<()> {
@@ -190,6 +206,7 @@ fn show(place: &Place, nodes: &[Node], programs: &Programs) -> Result<()> {
          PGPASSWORD=otus psql 'host={} port=5432 user=postgres target_session_attrs=read-write'\n  \
          PGPASSWORD=otus psql -h {} -p 6543 -U postgres                        # through the pooler\n  \
          PGPASSWORD=otus psql -h {} -p 6543 -U postgres pgbouncer -c 'show pools'\n  \
+         PGPASSWORD=otus psql -h {} -p 6543 -U postgres rw                     # on the leader, wherever it is\n  \
          dist/pgherdctl -c {here}/{}.yml list\n  \
          dist/pgherdctl -c {here}/{}.yml switchover\n  \
          dist/pgherdctl -c {here}/{}.yml edit-config\n  \
@@ -199,6 +216,7 @@ fn show(place: &Place, nodes: &[Node], programs: &Programs) -> Result<()> {
          cargo xtask down                    # 'cargo xtask up' resumes, 'down --wipe' deletes",
         first.address,
         nodes.iter().map(|n| n.address.to_string()).collect::<Vec<_>>().join(","),
+        first.address,
         first.address,
         first.address,
         first.name,

@@ -139,9 +139,11 @@ impl Engine {
         if alarms { warn!("{reason}") } else { info!("{reason}") }
     }
 
-    /// For how long the cluster has had no leader, when that is longer than any election takes and nobody wants it so.
+    /// For how long the cluster has had no leader, when that is longer than any election takes and nobody wants it so. One
+    /// that is being made has none yet.
     pub(crate) fn leaderless_for(&self, at: Tick) -> Option<Duration> {
         let settings = &self.state.settings;
+        self.state.cluster.as_ref()?.initialize.as_ref().filter(|identifier| !identifier.is_empty())?;
         let lasted = at.since(self.memory.leaderless_since?);
         (!settings.pause && lasted >= (settings.ttl * 2).max(Duration::from_secs(10))).then_some(lasted)
     }

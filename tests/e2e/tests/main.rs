@@ -3,6 +3,8 @@
 mod bad_input;
 mod candidates;
 mod faults;
+mod following;
 mod front_door;
+mod loaded;
 mod pooler;
 mod story;

@@ -2,7 +2,7 @@
 //! 127.x.y.0/24 and with it all ports of each address.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
@@ -14,6 +14,9 @@ pub const UP: Block = Block { x: 0, y: 11, _lock: None };
 
 /// Where the lock files are, shared by all users of the machine.
 const LOCKS: &str = "/tmp/pgherd-test-addresses";
+
+/// Ports of a node: etcd's, PostgreSQL's, the pooler's and REST's.
+const PORTS: [u16; 5] = [2379, 2380, 5432, 6543, 8008];
 
 /// 127.x.y.0/24, this process's alone while the value lives.
 #[derive(Debug)]
@@ -30,11 +33,20 @@ impl Block {
         for x in 20..120 {
             for y in 1..=20 {
                 if let Some(lock) = try_lock(&format!("{LOCKS}/{x}.{y}"))? {
-                    return Ok(Block { x, y, _lock: Some(lock) });
+                    let block = Block { x, y, _lock: Some(lock) };
+                    if block.is_free() {
+                        return Ok(block);
+                    }
                 }
             }
         }
         bail!("all address blocks are taken: see {LOCKS}")
+    }
+
+    /// Whether nobody listens where nodes will. Processes of a test that was killed together with its runner may.
+    fn is_free(&self) -> bool {
+        let mut places = (1..=3).flat_map(|n| PORTS.map(|port| (self.node(n), port)));
+        places.all(|place| TcpListener::bind(place).is_ok())
     }
 
     /// Address of the n-th node, counted from 1: 127.x.y.101 and so on, as in the seed's layout.
