@@ -200,6 +200,8 @@ impl Pool {
 
     /// Gives an idle server to clients that wait on another thread.
     fn donate(&self, worker: &Rc<Worker>, thread: usize) {
+        // Whoever asks may know of the end of a hold already.
+        self.follow(worker);
         if self.first_waiter().is_some() || self.is_held() {
             return;
         }

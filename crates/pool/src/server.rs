@@ -90,6 +90,8 @@ pub(crate) struct Marks {
     pub(crate) statements: Cell<u32>,
     /// A session has it, and begins nothing on it because its member drains.
     pub(crate) parked: Cell<bool>,
+    /// Its client was told that the transaction is cut.
+    pub(crate) cut: Cell<bool>,
     /// It's one client's alone (replication).
     pub(crate) dedicated: Cell<bool>,
     /// What it does beyond being idle or held.

@@ -244,17 +244,16 @@ impl Pool {
         })
     }
 
-    /// Cuts what runs on a member. How many clients that were.
+    /// Cuts what runs on a member. How many clients hadn't been told so before.
     pub(crate) fn cut(&self, worker: &Worker, member: &str) -> u32 {
-        let clients: HashSet<u64> = self
-            .running(member)
-            .filter_map(|(_, marks)| {
-                marks.outdated.set(true);
-                marks.client.get()
-            })
-            .collect();
+        let (mut clients, mut new) = (HashSet::new(), 0);
+        for (_, marks) in self.running(member) {
+            let Some(client) = marks.client.get() else { continue };
+            clients.insert(client);
+            new += u32::from(!marks.cut.replace(true));
+        }
         worker.tell_clients(&Order::Cut(Cut::Drained), |client| clients.contains(&client.id));
-        u32::try_from(clients.len()).unwrap_or(u32::MAX)
+        new
     }
 
     /// Whether clients wait that waited then already.

@@ -55,7 +55,8 @@ struct Conductor {
 struct Draining {
     drain: Drain,
     begun: Instant,
-    is_cut: bool,
+    /// Clients that were told that their transaction is cut.
+    cut: u32,
     is_done: bool,
 }
 
@@ -132,7 +133,7 @@ impl Conductor {
     fn note_drains(&mut self, topology: &Topology) {
         self.drains.retain(|member, d| topology.draining.get(member).is_some_and(|drain| drain.order == d.drain.order));
         for (member, drain) in &topology.draining {
-            let begun = Draining { drain: drain.clone(), begun: Instant::now(), is_cut: false, is_done: false };
+            let begun = Draining { drain: drain.clone(), begun: Instant::now(), cut: 0, is_done: false };
             self.drains.entry(member.clone()).or_insert(begun).drain.patience = drain.patience;
         }
         self.report_drains();
@@ -177,20 +178,25 @@ impl Conductor {
         if running == 0 {
             draining.is_done = true;
             let lasted = draining.begun.elapsed().as_millis();
+            let (cut, patience) = (draining.cut, draining.drain.patience.as_millis());
+            if cut > 0 {
+                tracing::warn!(target: "pooler", "cluster {}: {cut} transactions on {member} were cut, which ran for {patience} ms into its drain (order {order})", self.cluster.name);
+            }
             tracing::info!(target: "pooler", "cluster {}: {member} is drained after {lasted} ms (order {order})", self.cluster.name);
             return self.report_drains();
         }
-        if draining.is_cut || draining.begun.elapsed() < draining.drain.patience {
+        if draining.begun.elapsed() < draining.drain.patience {
             return;
         }
-        draining.is_cut = true;
-        let patience = draining.drain.patience.as_millis();
+        // Again at each look: a server may have been on its way to a client the last time.
         let (cluster, name) = (self.cluster.clone(), member.clone());
         let cut = move |worker: &Rc<Worker>| -> u32 {
             worker.pools_at(&cluster).iter().map(|pool| pool.cut(worker, &name)).sum()
         };
         let cut: u32 = self.shared.call_all(cut).await.into_iter().sum();
-        tracing::warn!(target: "pooler", "cluster {}: {cut} transactions on {member} cut: they ran for {patience} ms into its drain (order {order})", self.cluster.name);
+        if let Some(draining) = self.drains.get_mut(member) {
+            draining.cut += cut;
+        }
     }
 
     fn end_hold(&mut self, released: Instant) {

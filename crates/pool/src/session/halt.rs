@@ -9,6 +9,9 @@ use crate::client::{Cut, State};
 use crate::config::Role;
 use crate::worker::Scratch;
 
+/// Most chunks of a server's answers that are still passed on: a long answer doesn't put the cut off.
+const LAST_WORDS: u32 = 16;
+
 impl Session {
     /// Whether the session's next request would begin something, and nothing may begin on its server now.
     #[inline]
@@ -73,7 +76,10 @@ impl Session {
     /// The server is taken away. What it has answered already goes to the client before that, and a client that asked
     /// nothing of it yet gets another.
     pub(super) fn obey(&mut self, cut: Cut, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<(), End> {
-        while self.server.is_some() {
+        for _ in 0..LAST_WORDS {
+            if self.server.is_none() {
+                return Ok(());
+            }
             if self.setting {
                 return self.exchange_server(cx, scratch);
             }
