@@ -26,7 +26,7 @@ pub use hba::{Attempt, Hba, Rule};
 pub use ident::Idents;
 pub use load::Loaded;
 pub use secret::Secret;
-pub use settings::{AuthType, FileMode, PoolMode, Settings, SslMode};
+pub use settings::{AuthType, FileMode, OnCancelled, PoolMode, Settings, SslMode};
 pub use target::{Role, Target};
 pub use users::Credentials;
 

@@ -4,6 +4,7 @@
 //! Bytes are looked at in place. A chunk that needs no change is forwarded as it is, in one write; only where a statement
 //! is renamed or an answer inserted or left out is the rest of the chunk copied.
 
+pub(crate) mod honesty;
 pub(crate) mod pending;
 pub(crate) mod replies;
 pub(crate) mod requests;

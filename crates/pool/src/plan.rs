@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, Database, Host, PoolMode, Role, Secret, Target};
+use crate::config::{Config, Database, Host, OnCancelled, PoolMode, Role, Secret, Target};
 
 /// Settings of one pool.
 #[derive(Debug, Clone)]
@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) max_prepared_statements: usize,
     /// Ends of server connections are logged.
     pub(crate) log_disconnections: bool,
+    /// A commit that no synchronous standby has confirmed is an error (`sync_commit_cancelled`).
+    pub(crate) sync_errors: bool,
     /// Longest message from a client.
     pub(crate) max_packet_size: usize,
 }
@@ -85,7 +87,9 @@ impl Plan {
     pub(crate) fn leads_elsewhere(&self, other: &Plan) -> bool {
         let key = |p: &Plan| (p.hosts.clone(), p.dbname.clone(), p.user.clone(), p.password.clone());
         let more = |p: &Plan| (p.connect_query.clone(), p.parameters.clone());
-        key(self) != key(other) || more(self) != more(other) || self.target != other.target
+        // Servers are asked at login whether they tell of such commits.
+        let asked = self.sync_errors && !other.sync_errors;
+        key(self) != key(other) || more(self) != more(other) || self.target != other.target || asked
     }
 
     /// For a user of a database.
@@ -125,6 +129,7 @@ impl Plan {
             server_login_retry: settings.server_login_retry,
             max_prepared_statements: settings.max_prepared_statements as usize,
             log_disconnections: settings.log_disconnections,
+            sync_errors: settings.sync_commit_cancelled == OnCancelled::Error,
             max_packet_size: settings.max_packet_size,
         }
     }

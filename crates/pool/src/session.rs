@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use crate::client::{Client, Cut, Order, Presence, State};
 use crate::config::{PoolMode, Role};
+use crate::flow::honesty;
 use crate::flow::requests::{Renaming, Target};
 use crate::flow::verdict::Judge;
 use crate::flow::{Event, Fault};
@@ -71,6 +72,8 @@ pub(crate) enum End {
     Refused(Arc<str>),
     /// A transaction block in statement mode.
     Transaction,
+    /// The client doesn't want to be told of commits that aren't confirmed, and has to be.
+    Silence,
     /// The server was taken away.
     Cut(Cut),
 }
@@ -205,7 +208,9 @@ impl Session {
         self.pool.stats.assigned();
         *self.presence.server.borrow_mut() = Some(server.facts.clone());
         server.marks.client.set(Some(self.presence.id));
+        server.marks.cut.set(false);
         server.marks.requested.set(self.presence.requested.get());
+        server.replies.strict = self.pool.plan().sync_errors;
         if !server.vars.suits(&self.client.vars) {
             let sql = self.worker.shared.tracked.difference(&server.vars, &self.client.vars);
             server.replies.own += 1;
@@ -409,6 +414,9 @@ impl Session {
             let plan = self.pool.plan();
             (plan.max_prepared_statements, plan.max_packet_size)
         };
+        if server.replies.strict && honesty::asks_for_silence(data, &self.client.requests) {
+            return Err(End::Silence);
+        }
         let renaming = self.client.statements.as_deref_mut().map(|client| Renaming {
             registry: &self.worker.registry,
             client,

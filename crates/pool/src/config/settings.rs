@@ -11,7 +11,7 @@ use std::time::Duration;
 use notation::Notation;
 
 pub(super) use kinds::Keyword;
-pub use kinds::{AuthType, FileMode, List, PoolMode, SslMode};
+pub use kinds::{AuthType, FileMode, List, OnCancelled, PoolMode, SslMode};
 pub(super) use notation::seconds as read_seconds;
 pub use table::{Change, SetError, Setting, changes, find, set, show};
 
@@ -197,6 +197,8 @@ table::settings! {
     stats_users: List as Names = List::default() => Some(""), Live;
     /// Longest time that SUSPEND or an online restart waits for buffers to empty.
     suspend_timeout: Duration as Seconds = seconds(10) => Some("10"), Live;
+    /// What a client is told of a commit whose wait for a synchronous standby was cancelled. pgherd's own.
+    sync_commit_cancelled: OnCancelled as Word = OnCancelled::Ignore => Some("ignore"), Live;
     /// Log to syslog; not supported.
     syslog: bool as Flag = false => Some("0"), Live;
     /// Its facility.

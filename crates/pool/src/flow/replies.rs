@@ -1,6 +1,7 @@
 //! From the server to the client: where the server becomes free, what it reports, and which of its answers the client
 //! doesn't expect.
 
+use super::honesty;
 use super::pending::Pending;
 use super::{ClientStatements, Fault, HEADER, LONGEST_INSPECTED, Owed, ServerStatements, cstr, header};
 use crate::wire::build::backend::{Report, error_response};
@@ -26,6 +27,10 @@ pub(crate) struct Replies {
     pub(crate) own: u32,
     /// Prepared statements that the server knows.
     pub(crate) statements: ServerStatements,
+    /// A commit that no synchronous standby has confirmed is an error.
+    pub(crate) strict: bool,
+    /// Such an error was told: the rest of the answers is not for the client.
+    muted: bool,
 }
 
 impl Default for Replies {
@@ -38,6 +43,8 @@ impl Default for Replies {
             copy_in: false,
             own: 0,
             statements: ServerStatements::default(),
+            strict: false,
+            muted: false,
         }
     }
 }
@@ -95,7 +102,8 @@ impl Replies {
             let body = &data[at + HEADER..];
             let here = length.min(body.len());
             let body = &body[..here];
-            if here < length && matches!(kind, b'Z' | b'S' | b'C' | b'E') && length <= LONGEST_INSPECTED {
+            let inspects = matches!(kind, b'Z' | b'S' | b'C' | b'E') || (kind == b'N' && self.strict);
+            if here < length && inspects && length <= LONGEST_INSPECTED {
                 break;
             }
             let end = at + HEADER + here;
@@ -103,8 +111,10 @@ impl Replies {
             let pass = if self.own > 0 {
                 self.own_reply(kind, body, heed)?
             } else {
-                instead = self.in_clients_words(kind, body);
-                self.reply(kind, body, client.as_deref_mut(), heed)? && instead.is_none()
+                let is_muted = self.muted;
+                instead = self.in_clients_words(kind, body).or_else(|| self.unconfirmed(kind, body));
+                let passes = self.reply(kind, body, client.as_deref_mut(), heed)? && instead.is_none();
+                passes && (!is_muted || self.passes_muted(kind)?)
             };
             self.rest = length - here;
             self.dropping = !pass;
@@ -118,7 +128,11 @@ impl Replies {
                 to_client.extend_from_slice(&data[copied..end]);
                 seen.rewritten = true;
                 copied = end;
-                self.owed.give_due(to_client);
+                if self.muted {
+                    self.owed.give_due(&mut Vec::new());
+                } else {
+                    self.owed.give_due(to_client);
+                }
             }
             at = end;
             if self.rest > 0 {
@@ -159,6 +173,28 @@ impl Replies {
         let mut out = Vec::new();
         error_response(&mut out, &Report::error(DUPLICATE_STATEMENT, &text));
         Some(out)
+    }
+
+    /// The error that stands for a commit which no synchronous standby has confirmed.
+    fn unconfirmed(&mut self, kind: u8, body: &[u8]) -> Option<Vec<u8>> {
+        if kind != b'N' || !self.strict || self.muted {
+            return None;
+        }
+        let error = honesty::error_of(body)?;
+        self.muted = true;
+        Some(error)
+    }
+
+    /// What the client gets behind such an error: nothing that could be taken for success.
+    fn passes_muted(&mut self, kind: u8) -> Result<bool, Fault> {
+        match kind {
+            b'Z' => self.muted = false,
+            b'S' | b'N' | b'A' => {}
+            // Nobody would send the data.
+            b'G' | b'W' => return Err(Fault::Broken("COPY behind an error")),
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// A message of the client's conversation. Whether the client gets it.

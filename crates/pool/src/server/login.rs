@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::exchange::{self, error_field, error_text, message, note_parameter};
 use super::{Address, Facts, Marks, Output, Peer, Server, authenticate};
 use crate::config::Host;
-use crate::flow::{Replies, cstr};
+use crate::flow::{Replies, cstr, honesty};
 use crate::plan::Plan;
 use crate::pool::Pool;
 use crate::pool::route::Choice;
@@ -104,6 +104,9 @@ pub(crate) async fn connect(
     if let Some(query) = &plan.connect_query {
         exchange::query(&mut server, query.as_bytes(), &worker.shared.tracked).await?;
     }
+    if plan.sync_errors && extra.is_empty() {
+        hear_warnings(worker, &mut server).await?;
+    }
     Ok(server)
 }
 
@@ -134,6 +137,20 @@ async fn prove_writable(worker: &Worker, server: &mut Server, welcome: &Welcome,
         None => false,
     };
     if is_standby { Err(Error::NotWritable) } else { Ok(()) }
+}
+
+/// A server whose role or database suppresses warnings would never tell of a commit that wasn't confirmed.
+async fn hear_warnings(worker: &Worker, server: &mut Server) -> Result<(), Error> {
+    let sql = format!("SHOW {}", honesty::PARAMETER);
+    let rows = exchange::query(server, sql.as_bytes(), &worker.shared.tracked).await?;
+    let value = rows.first().and_then(|row| row.first()).and_then(Option::as_deref).unwrap_or_default();
+    if honesty::suppresses(value) {
+        let value = String::from_utf8_lossy(value);
+        return Err(Error::Refused(format!(
+            "client_min_messages is {value} for this user or database: sync_commit_cancelled = error has to hear warnings"
+        )));
+    }
+    Ok(())
 }
 
 /// Connects to the first host that answers.

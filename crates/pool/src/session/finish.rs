@@ -76,6 +76,7 @@ impl Session {
         let text = match &end {
             End::ServerGone | End::Cut(_) if let Some(loss) = loss => loss,
             End::Cut(_) => None,
+            End::Silence => Some((login::BARRED, login::SILENCE.to_owned())),
             End::Terminated | End::Gone(_) => None,
             End::ServerGone => Some((code, "server conn crashed?".to_owned())),
             End::ClientFault(fault) | End::ServerFault(fault) => Some((code, fault.to_string())),
@@ -160,6 +161,7 @@ fn why(end: &End) -> String {
         End::ClientFault(fault) | End::ServerFault(fault) => fault.to_string(),
         End::Told(text) | End::Refused(text) => text.to_string(),
         End::Transaction => "transaction blocks not allowed in statement pooling mode".to_owned(),
+        End::Silence => login::SILENCE.to_owned(),
         End::Cut(Cut::Deposed) => "the cluster has another leader".to_owned(),
         End::Cut(Cut::Drained) => "the cluster's member drains".to_owned(),
     }

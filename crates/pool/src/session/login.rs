@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use super::{Session, authenticate, options};
 use crate::admin::talk;
 use crate::client::{Client, Origin, Presence};
-use crate::config::{AuthType, Database, PoolMode};
+use crate::config::{AuthType, Database, OnCancelled, PoolMode};
 use crate::console::rows::Replication;
 use crate::console::{self, Rights};
-use crate::flow::{ClientStatements, Requests};
+use crate::flow::{ClientStatements, Requests, honesty};
 use crate::plan::{Plan, Timeouts};
 use crate::pool::Pool;
 use crate::server::{self, Output, Server};
@@ -23,6 +23,13 @@ use crate::worker::{Seat, Worker};
 
 /// SQLSTATE of most refusals.
 const PROTOCOL: &str = "08P01";
+
+/// feature_not_supported: what a client asks for isn't to be had here.
+pub(crate) const BARRED: &str = "0A000";
+
+/// Why warnings have to stay on.
+pub(crate) const SILENCE: &str =
+    "client_min_messages above warning is not allowed: sync_commit_cancelled = error has to hear warnings";
 
 /// Bits of a cancel key's process number that name the client's place on its thread.
 pub(crate) const SLOT_BITS: u32 = 25;
@@ -240,11 +247,19 @@ impl Login<'_> {
         let tracked = &self.seat.worker.shared.tracked;
         let is_ignored = |name: &str| ignored.iter().any(|i| i.eq_ignore_ascii_case(name));
         let mut vars = tracked.none();
+        let strict = self.seat.worker.config().settings.sync_commit_cancelled == OnCancelled::Error;
+        let silences = |name: &[u8], value: &[u8]| {
+            strict && name.eq_ignore_ascii_case(honesty::PARAMETER.as_bytes()) && honesty::suppresses(value)
+        };
+        let barred = || Refusal::Told { code: BARRED, text: SILENCE.to_owned() };
         for (name, value) in &wish.parameters {
             if matches!(&name[..], b"user" | b"database" | b"replication") || startup::is_extension(name) {
                 continue;
             }
             let text = String::from_utf8_lossy(name);
+            if silences(name, value) {
+                return Err(barred());
+            }
             if tracked.set(&mut vars, name, value) || is_ignored(&text) {
                 continue;
             }
@@ -252,6 +267,9 @@ impl Login<'_> {
                 return Err(Refusal::told(format!("unsupported startup parameter: {text}")));
             }
             for (name, value) in options::parse(&String::from_utf8_lossy(value))? {
+                if silences(name.as_bytes(), value.as_bytes()) {
+                    return Err(barred());
+                }
                 if !tracked.set(&mut vars, name.as_bytes(), value.as_bytes()) && !is_ignored(&name) {
                     return Err(Refusal::told(format!("unsupported startup parameter in options: {name}")));
                 }

@@ -51,6 +51,15 @@ pub enum SslMode {
     VerifyFull,
 }
 
+/// What becomes of PostgreSQL's warning that a commit wasn't confirmed by a synchronous standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnCancelled {
+    /// The client gets it behind its success.
+    Ignore,
+    /// The client gets an error.
+    Error,
+}
+
 /// Permissions of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileMode(pub u32);
@@ -154,6 +163,10 @@ impl Keyword for AuthType {
         ("cert", Self::Cert),
         ("hba", Self::Hba),
     ];
+}
+
+impl Keyword for OnCancelled {
+    const WORDS: &'static [(&'static str, Self)] = &[("ignore", Self::Ignore), ("error", Self::Error)];
 }
 
 impl Keyword for SslMode {

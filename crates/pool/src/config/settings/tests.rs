@@ -20,6 +20,7 @@ const NEWER: &[&str] = &[
     "query_wait_notify",
     "scram_iterations",
     "server_tls13_ciphers",
+    "sync_commit_cancelled",
     "transaction_timeout",
     "workers",
 ];
