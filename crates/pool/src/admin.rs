@@ -1,6 +1,7 @@
 //! Performs the console's commands, and what signals ask for, on all threads.
 
 pub(crate) mod books;
+pub(crate) mod clusters;
 pub(crate) mod show;
 pub(crate) mod talk;
 

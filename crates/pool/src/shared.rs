@@ -285,6 +285,11 @@ impl Shared {
         made
     }
 
+    /// All clusters that were ever named.
+    pub(crate) fn clusters(&self) -> Vec<Arc<Cluster>> {
+        lock(&self.clusters).values().cloned().collect()
+    }
+
     /// All databases that were ever used or named.
     pub(crate) fn databases(&self) -> Vec<Arc<Database>> {
         lock(&self.databases).values().cloned().collect()

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use jiff::tz::TimeZone;
 
-use super::books;
+use super::{books, clusters};
 use crate::client::{self, Origin, Presence};
-use crate::config::{PoolMode, settings};
+use crate::config::{PoolMode, Role, settings};
 use crate::console::rows::{
     Buffers, ClientState, ConfigRow, Counters, DatabaseRow, Endpoint, ListCounts, MemRow, PeerRow, PoolRow,
     Replication, ServerState, Side, SocketRow, State, StatsRow, UserRow,
@@ -36,6 +36,10 @@ pub(super) async fn table(shared: &Arc<Shared>, what: Show) -> Table {
                 rows.retain(|row| row.link.is_some());
             }
             SocketRow::table(rows, &zone)
+        }
+        Show::Clusters => {
+            let waiting = shared.call_all(|worker| clusters::waiting(worker)).await;
+            Table::of(clusters::rows(shared, waiting.into_iter().flatten()))
         }
         Show::Pools => Table::of(pools(shared).await),
         Show::Databases => Table::of(databases(shared)),
@@ -283,11 +287,17 @@ fn database_row(shared: &Shared, name: &str) -> Option<DatabaseRow> {
     let entry = config.database(name)?;
     let state = shared.database(name);
     let plan = Plan::of(&config, &entry, entry.user.as_deref().unwrap_or_default());
+    let leader =
+        entry.target.as_ref().filter(|t| t.role == Role::Leader).and_then(|t| shared.cluster(&t.cluster).leader());
+    let (host, port) = match leader {
+        Some(leader) => (Some(leader.host), leader.port),
+        None => (entry.host.clone(), plan.hosts.first().map_or(5432, |(_, port)| *port)),
+    };
     let most = entry.max_db_client_connections.unwrap_or(config.settings.max_db_client_connections);
     Some(DatabaseRow {
         name: name.to_owned(),
-        host: entry.host.clone(),
-        port: plan.hosts.first().map_or(5432, |(_, port)| *port),
+        host,
+        port,
         database: plan.dbname.clone(),
         force_user: entry.user.clone(),
         pool_size: plan.size,

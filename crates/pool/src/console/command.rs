@@ -95,6 +95,7 @@ pub enum Shutdown {
 pub enum Show {
     ActiveSockets,
     Clients,
+    Clusters,
     Config,
     Databases,
     DnsHosts,
@@ -117,9 +118,10 @@ pub enum Show {
 
 impl Show {
     /// Every one of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ActiveSockets,
         Self::Clients,
+        Self::Clusters,
         Self::Config,
         Self::Databases,
         Self::DnsHosts,
@@ -146,6 +148,7 @@ impl Show {
         match self {
             Self::ActiveSockets => "active_sockets",
             Self::Clients => "clients",
+            Self::Clusters => "clusters",
             Self::Config => "config",
             Self::Databases => "databases",
             Self::DnsHosts => "dns_hosts",

@@ -37,8 +37,9 @@ const VERSION: &[Column] = &[text("version")];
 const HELP: &str = "Console usage";
 
 /// Its detail: the commands.
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "SHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION",
+    "SHOW CLUSTERS",
     "SHOW PEERS|PEER_POOLS",
     "SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE",
     "SHOW DNS_HOSTS|DNS_ZONES",

@@ -1,11 +1,13 @@
 //! Rows of every SHOW as plain structs, and the tables that they make: pgbouncer's columns, types and spellings. Not
 //! where the numbers come from.
 
+mod clusters;
 mod process;
 mod routing;
 mod sockets;
 mod stats;
 
+pub use clusters::ClusterRow;
 pub use process::{ConfigRow, FdRow, ListCounts, MemRow, State};
 pub use routing::{DatabaseRow, DnsHostRow, DnsZoneRow, PeerPoolRow, PeerRow, PoolRow, UserRow};
 pub use sockets::{Buffers, ClientState, Endpoint, Replication, ServerState, Side, SocketRow};
@@ -36,6 +38,7 @@ pub(super) fn columns(show: Show) -> &'static [Column] {
     match show {
         Show::Clients | Show::Servers => sockets::LISTED,
         Show::Sockets | Show::ActiveSockets => sockets::COLUMNS,
+        Show::Clusters => ClusterRow::COLUMNS,
         Show::Config => ConfigRow::COLUMNS,
         Show::Databases => DatabaseRow::COLUMNS,
         Show::DnsHosts => DnsHostRow::COLUMNS,

@@ -3,7 +3,7 @@
 
 use super::page::{Kind, Page};
 use super::sample::{Sample, Whole};
-use crate::console::rows::{Counters, DatabaseRow, ListCounts, PoolRow, State};
+use crate::console::rows::{ClusterRow, Counters, DatabaseRow, ListCounts, PoolRow, State};
 
 /// Name, meaning and value of a metric that each row of a table has.
 type Metric<R> = (&'static str, &'static str, fn(&R) -> f64);
@@ -112,6 +112,21 @@ const LISTS: &[Metric<ListCounts>] = &[
     ("pgbouncer_in_flight_dns_queries", "DNS queries under way.", |l| l.dns_queries.into()),
 ];
 
+const CLUSTERS: &[Metric<ClusterRow>] = &[
+    ("pgherd_pooler_cluster_epoch", "Epoch of the leadership.", |c| c.epoch as f64),
+    ("pgherd_pooler_cluster_serving", "1 if clients of the leader are served, 0 while they're held.", |c| {
+        f64::from(u8::from(c.state == "serving"))
+    }),
+    ("pgherd_pooler_cluster_replicas", "Replicas that may be read from.", |c| c.replicas.into()),
+    ("pgherd_pooler_cluster_clients_held", "Clients that are held.", |c| c.clients_held.into()),
+];
+
+const HOLDS: &[Metric<ClusterRow>] = &[
+    ("pgherd_pooler_cluster_holds_total", "Times that clients of the leader were held.", |c| c.holds as f64),
+    ("pgherd_pooler_cluster_hold_seconds_total", "Time for which they were held.", |c| c.hold_time.as_secs_f64()),
+    ("pgherd_pooler_cluster_cuts_total", "Transactions that were cut.", |c| c.cuts as f64),
+];
+
 /// The page of metrics for a sample.
 pub(super) fn render(sample: &Sample) -> String {
     let mut page = Page::default();
@@ -135,6 +150,7 @@ pub(super) fn render(sample: &Sample) -> String {
         totals(&mut page, whole);
         clients(&mut page, whole);
         own(&mut page, whole);
+        clusters(&mut page, whole);
     }
     page.into_text()
 }
@@ -238,6 +254,26 @@ fn clients(page: &mut Page, whole: &Whole) {
             ("state", clients.state),
         ];
         family.add(&labels, *count);
+    }
+}
+
+fn clusters(page: &mut Page, whole: &Whole) {
+    if whole.clusters.is_empty() {
+        return;
+    }
+    let help = "The leader that clients are routed to; no series while there is none.";
+    let mut family = page.family(Kind::Gauge, "pgherd_pooler_cluster_leader_info", help);
+    for row in &whole.clusters {
+        if let Some(leader) = &row.leader {
+            family.add(&[("cluster", &row.cluster), ("leader", leader)], 1);
+        }
+    }
+    let gauges = CLUSTERS.iter().map(|metric| (Kind::Gauge, metric));
+    for (kind, (name, help, value)) in gauges.chain(HOLDS.iter().map(|metric| (Kind::Counter, metric))) {
+        let mut family = page.family(kind, name, help);
+        for row in &whole.clusters {
+            family.add(&[("cluster", &row.cluster)], value(row));
+        }
     }
 }
 

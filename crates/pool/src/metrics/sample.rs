@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::process::{self, Process};
-use crate::admin::{books, show};
+use crate::admin::{books, clusters, show};
 use crate::client::State;
-use crate::console::rows::{self, Counters, DatabaseRow, ListCounts, PoolRow};
+use crate::console::rows::{self, ClusterRow, Counters, DatabaseRow, ListCounts, PoolRow};
 use crate::shared::{Key, Message, Shared};
 use crate::worker::Worker;
 
@@ -56,6 +56,7 @@ pub(super) struct Whole {
     pub(super) moves: BTreeMap<Arc<str>, u64>,
     pub(super) clients: Vec<(Clients, u32)>,
     pub(super) cancels: Cancels,
+    pub(super) clusters: Vec<ClusterRow>,
 }
 
 /// Clients that have these in common.
@@ -83,6 +84,7 @@ struct Part {
     counted: Vec<(Arc<str>, Counters)>,
     moves: Vec<(Arc<str>, u64)>,
     clients: HashMap<Group, u32>,
+    waiting: Vec<(Arc<str>, u32)>,
 }
 
 /// Clients of a thread that have these in common.
@@ -142,6 +144,7 @@ fn part(worker: &Rc<Worker>) -> Part {
         counted: books::counted(worker),
         moves: moves.collect(),
         clients: clients(worker),
+        waiting: clusters::waiting(worker),
         cpu: process::thread_time(),
     }
 }
@@ -164,10 +167,12 @@ fn clients(worker: &Worker) -> HashMap<Group, u32> {
 fn whole(shared: &Arc<Shared>, parts: Vec<Part>) -> Whole {
     let tallies: Vec<show::Tally> = parts.iter().map(|p| p.tally).collect();
     let (mut pools, mut counted, mut moves, mut groups) = (Vec::new(), Vec::new(), BTreeMap::new(), Vec::new());
+    let mut waiting = Vec::new();
     for part in parts {
         pools.extend(part.pools);
         counted.extend(part.counted);
         groups.extend(part.clients);
+        waiting.extend(part.waiting);
         for (database, count) in part.moves {
             *moves.entry(database).or_default() += count;
         }
@@ -184,6 +189,7 @@ fn whole(shared: &Arc<Shared>, parts: Vec<Part>) -> Whole {
         pools: show::sum_pools(shared, pools),
         totals: books::sum(counted),
         moves,
+        clusters: clusters::rows(shared, waiting),
         clients: bounded(named(groups), MOST_CLIENT_SERIES),
         cancels: Cancels {
             forwarded: count(&shared.cancels.forwarded),

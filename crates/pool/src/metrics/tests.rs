@@ -9,7 +9,7 @@ use super::sample::{self, Cancels, Clients, Sample, Thread, Whole};
 use super::*;
 use crate::config::Config;
 use crate::console::Shutdown;
-use crate::console::rows::{Counters, DatabaseRow, ListCounts, PoolRow, State};
+use crate::console::rows::{ClusterRow, Counters, DatabaseRow, ListCounts, PoolRow, State};
 use crate::shared::Message;
 
 /// A name with everything that a label's value has to escape, and what needn't be.
@@ -92,6 +92,21 @@ fn clients(application: &str, state: &'static str) -> Clients {
     Clients { database: text("app"), user: text("alice"), application: text(application), state }
 }
 
+fn cluster(leader: Option<&str>, state: &'static str) -> ClusterRow {
+    ClusterRow {
+        cluster: if leader.is_some() { "otus" } else { "other" }.to_owned(),
+        leader: leader.map(str::to_owned),
+        state,
+        epoch: 7,
+        members: 3,
+        replicas: 2,
+        clients_held: 4,
+        holds: 5,
+        hold_time: Duration::from_millis(1_250),
+        cuts: 6,
+    }
+}
+
 fn whole() -> Whole {
     let lists = ListCounts {
         databases: 1,
@@ -116,6 +131,7 @@ fn whole() -> Whole {
         moves: BTreeMap::from([("app".into(), 4)]),
         clients: vec![(clients("", "active"), 3), (clients(AWKWARD, "waiting"), 2)],
         cancels: Cancels { forwarded: 1, passed_on: 2, unmatched: 3 },
+        clusters: vec![cluster(Some("pg1"), "serving"), cluster(None, "no leader")],
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::gate::{Door, Entry, Gates, Setback, Turn};
-use super::{Report, Topology};
+use super::{Member, Report, Topology};
 use crate::shared::lock;
 
 /// The part of a cluster's state that all threads see.
@@ -58,6 +58,22 @@ impl Cluster {
     /// The view in force.
     pub(crate) fn topology(&self) -> Arc<Topology> {
         self.topology.borrow().clone()
+    }
+
+    /// The leader, where its address is known.
+    pub(crate) fn leader(&self) -> Option<Member> {
+        let topology = self.topology();
+        topology.members.iter().find(|m| topology.leader.as_ref() == Some(&m.name)).cloned()
+    }
+
+    /// What clients of the leader meet with now, in a word.
+    pub(crate) fn state(&self) -> &'static str {
+        let topology = self.topology();
+        let Some(leader) = &topology.leader else { return "no leader" };
+        if topology.draining.contains_key(leader) {
+            return if self.report.borrow().drained.contains_key(leader) { "holding" } else { "draining" };
+        }
+        if self.counting.load(Ordering::Relaxed) { "holding" } else { "serving" }
     }
 
     /// Shows each view that is put in force.
