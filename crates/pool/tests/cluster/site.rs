@@ -58,13 +58,11 @@ impl Setup {
         self
     }
 
-    #[expect(dead_code)]
     pub(crate) fn database(mut self, entry: &str) -> Setup {
         self.databases.push_str(&format!("{entry}\n"));
         self
     }
 
-    #[expect(dead_code)]
     pub(crate) fn postgres(mut self, name: &str, value: &str) -> Setup {
         self.postgres.push((name.to_owned(), value.to_owned()));
         self
@@ -157,8 +155,14 @@ impl Site {
 
     /// A session of alice.
     pub(crate) async fn session(&self, database: &str) -> Result<Raw> {
+        self.session_with(database, &[]).await
+    }
+
+    /// One with more startup parameters.
+    pub(crate) async fn session_with(&self, database: &str, more: &[(&str, &str)]) -> Result<Raw> {
         let mut raw = Raw::over(TcpStream::connect((self.address, 6543)).await?);
-        raw.log_in(&[("user", "alice"), ("database", database)], &password("alice")).await?;
+        let pairs = [&[("user", "alice"), ("database", database)], more].concat();
+        raw.log_in(&pairs, &password("alice")).await?;
         Ok(raw)
     }
 
