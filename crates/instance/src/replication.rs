@@ -40,7 +40,11 @@ impl Instance {
             let conf = self.0.lock_state().conf.clone();
             self.stop(Stop::default()).await?;
             self.start_with(permit, Start::Replica { upstream: upstream.clone() }, &conf).await?;
-            return Ok(());
+            // Whoever asks next finds a server that answers, as after a reload. One that replays for longer goes on.
+            return match self.wait_ready(STATEMENT_LIMIT).await {
+                Err(Error::TimedOut { .. }) => Ok(()),
+                other => other,
+            };
         }
         self.reload().await?;
         if upstream.is_some() {

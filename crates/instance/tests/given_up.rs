@@ -4,7 +4,7 @@ mod cluster;
 
 use std::time::Duration;
 
-use cluster::{BIN, Gate, Node, Place, send};
+use cluster::{Gate, Node, Place, send};
 use ha::local::{DataDir, Process};
 use instance::{Error, Start, Stop};
 use rustix::process::Signal;
@@ -18,7 +18,7 @@ async fn an_aborted_start_starts_nothing_after_the_fence() {
     let mut node = place.primary("pg1").await;
     node.instance.stop(Stop::default()).await.unwrap();
     let gate = Gate::new(node.data.parent().unwrap());
-    node.wrap("postgres", &format!("case \"$*\" in *'-C port'*) {};; esac\nexec {BIN}/postgres \"$@\"", gate.wait()));
+    node.wrap("postgres", &format!("case \"$*\" in *'-C port'*) {};; esac\nexec $BIN/postgres \"$@\"", gate.wait()));
     node.conf.parameters.insert("work_mem".into(), "5MB".into());
     let starting = tokio::spawn({
         let (instance, conf) = (node.instance.clone(), node.conf.clone());
@@ -41,7 +41,7 @@ async fn a_start_that_was_given_up_says_so() {
     let mut node = place.primary("pg1").await;
     node.instance.stop(Stop::default()).await.unwrap();
     let gate = Gate::new(node.data.parent().unwrap());
-    node.wrap("postgres", &format!("case \"$*\" in *'-C port'*) {};; esac\nexec {BIN}/postgres \"$@\"", gate.wait()));
+    node.wrap("postgres", &format!("case \"$*\" in *'-C port'*) {};; esac\nexec $BIN/postgres \"$@\"", gate.wait()));
     node.conf.parameters.insert("work_mem".into(), "5MB".into());
     let starting = tokio::spawn({
         let (instance, conf) = (node.instance.clone(), node.conf.clone());
@@ -62,7 +62,7 @@ async fn a_postmaster_that_is_not_in_its_data_directory_yet_is_fenced() {
     node.instance.stop(Stop::default()).await.unwrap();
     let gate = Gate::new(node.data.parent().unwrap());
     let script =
-        format!("case \"$*\" in *'-C port'*|*--version*) ;; *) {};; esac\nexec {BIN}/postgres \"$@\"", gate.wait());
+        format!("case \"$*\" in *'-C port'*|*--version*) ;; *) {};; esac\nexec $BIN/postgres \"$@\"", gate.wait());
     node.wrap("postgres", &script);
     let pid = node.instance.start(Start::Primary, &node.conf).await.unwrap();
     gate.reached().await;
@@ -80,7 +80,7 @@ async fn a_clone_that_was_given_up_takes_no_place() {
     let pg1 = place.primary("pg1").await;
     let mut pg2 = place.node("pg2");
     let gate = Gate::new(pg2.data.parent().unwrap());
-    pg2.wrap("pg_basebackup", &format!("{BIN}/pg_basebackup \"$@\" || exit 1\n{}", gate.wait()));
+    pg2.wrap("pg_basebackup", &format!("$BIN/pg_basebackup \"$@\" || exit 1\n{}", gate.wait()));
     let cloning = tokio::spawn({
         let (instance, from) = (pg2.instance.clone(), pg1.upstream());
         async move { instance.clone_from(&from, &["no-sync".into()]).await }
@@ -108,7 +108,7 @@ async fn a_rewind_that_ends_during_recovery_costs_nothing() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     cluster::give(&fifo);
     let script = format!(
-        "case \"$*\" in *--single*) exec {BIN}/postgres \"$@\" < {};; esac\nexec {BIN}/postgres \"$@\"",
+        "case \"$*\" in *--single*) exec $BIN/postgres \"$@\" < {};; esac\nexec $BIN/postgres \"$@\"",
         fifo.display()
     );
     pg1.wrap("postgres", &script);

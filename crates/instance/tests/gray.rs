@@ -4,7 +4,7 @@ mod cluster;
 
 use std::time::{Duration, Instant as Clock};
 
-use cluster::{BIN, Gate, Place, send};
+use cluster::{Gate, Place, send};
 use ha::local::{DataDir, Process, Sql};
 use instance::{Start, Stop};
 use rustix::process::Signal;
@@ -75,7 +75,7 @@ async fn storage_that_hangs_does_not_hang_the_probe() {
     std::fs::create_dir_all(node.data.join("global")).unwrap();
     std::fs::set_permissions(&node.data, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     for file in ["PG_VERSION", "global/pg_control"] {
-        std::fs::write(node.data.join(file), "15\n").unwrap();
+        std::fs::write(node.data.join(file), format!("{}\n", node.instance.version().major())).unwrap();
     }
     cluster::give(&node.data);
     node.wrap("pg_controldata", &gate.wait());
@@ -91,7 +91,7 @@ async fn the_end_of_all_processes_is_seen_although_storage_hangs() {
     let place = Place::new();
     let mut node = place.primary("pg1").await;
     let gate = Gate::new(node.data.parent().unwrap());
-    node.wrap("pg_controldata", &format!("{}\nexec {BIN}/pg_controldata \"$@\"", gate.wait()));
+    node.wrap("pg_controldata", &format!("{}\nexec $BIN/pg_controldata \"$@\"", gate.wait()));
     let local = node.wait_local("stuck", |l| l.storage_stuck_since.is_some()).await;
     assert!(matches!(local.process, Process::Running { .. }) && matches!(local.sql, Sql::Up(_)), "{local:?}");
     send(node.pid(), Signal::STOP);
@@ -118,7 +118,7 @@ async fn a_hung_data_directory_keeps_what_was_known_of_it() {
     node.instance.stop(Stop::default()).await.unwrap();
     let gate = Gate::new(node.data.parent().unwrap());
     let hangs = node.data.with_file_name("hangs");
-    let script = format!("[ ! -e {} ] || {{ {}; }}\nexec {BIN}/pg_controldata \"$@\"", hangs.display(), gate.wait());
+    let script = format!("[ ! -e {} ] || {{ {}; }}\nexec $BIN/pg_controldata \"$@\"", hangs.display(), gate.wait());
     node.wrap("pg_controldata", &script);
     node.start(Start::Primary).await;
     std::fs::write(&hangs, "").unwrap();

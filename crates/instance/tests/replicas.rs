@@ -147,7 +147,8 @@ async fn a_replica_whose_wal_is_gone_says_so() {
     let pg1 = place.primary("pg1").await;
     let pg2 = place.replica("pg2", &pg1).await;
     pg2.instance.stop(Stop::default()).await.unwrap();
-    pg1.ask("ALTER SYSTEM SET wal_keep_size = 0").await;
+    let keep = if pg1.instance.version().has_wal_keep_size() { "wal_keep_size" } else { "wal_keep_segments" };
+    pg1.ask(&format!("ALTER SYSTEM SET {keep} = 0")).await;
     pg1.ask("SELECT pg_reload_conf()").await;
     let needed = pg1.ask("SELECT pg_walfile_name(pg_current_wal_lsn())").await;
     pg1.ask("SELECT pg_drop_replication_slot('pg2')").await;
@@ -175,7 +176,7 @@ async fn a_replica_that_streams_while_it_is_compared_has_not_diverged() {
     let mut pg2 = place.replica("pg2", &pg1).await;
     pg1.ask("CREATE TABLE t (v text)").await;
     let gate = Gate::new(pg2.data.parent().unwrap());
-    pg2.wrap("psql", &format!("answer=$({}/psql \"$@\") || exit 1\n{}\necho \"$answer\"", cluster::BIN, gate.wait()));
+    pg2.wrap("psql", &format!("answer=$($BIN/psql \"$@\") || exit 1\n{}\necho \"$answer\"", gate.wait()));
     let compared = tokio::spawn({
         let (instance, leader) = (pg2.instance.clone(), pg1.upstream());
         async move { instance.divergence(&leader).await.unwrap() }

@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail};
 /// Environment variable that names the directory of pgherd's own programs.
 pub const BIN_DIR: &str = "HARNESS_BIN_DIR";
 
+/// Environment variable that names the directory of PostgreSQL's programs, to test another version.
+pub const POSTGRES_DIR: &str = "HARNESS_POSTGRES_DIR";
+
 /// pgherd's programs and PostgreSQL's.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -55,8 +58,11 @@ impl Programs {
     }
 }
 
-/// The newest PostgreSQL of the distribution's packages, else the one on PATH.
+/// The PostgreSQL of `$HARNESS_POSTGRES_DIR`, else the newest of the distribution's packages, else the one on PATH.
 pub fn postgres_directory() -> Result<PathBuf> {
+    if let Some(directory) = std::env::var_os(POSTGRES_DIR) {
+        return Ok(directory.into());
+    }
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

@@ -14,8 +14,9 @@ use ha::local::{Answer, Local, Sql};
 use instance::{Configuration, Credentials, InitDb, InitOption, Instance, Options, Start, Upstream, fence};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Where the real programs are.
-pub(crate) const BIN: &str = "/usr/lib/postgresql/15/bin";
+#[path = "../postgres_programs/mod.rs"]
+mod postgres_programs;
+use postgres_programs::BIN;
 
 /// How long anything may take that has no bound of its own.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -54,6 +55,7 @@ impl Place {
         let port = free_port();
         let data = root.join("data");
         let mut options = Options::new("otus", name, &data, &format!("127.0.0.1:{port}"));
+        options.bin_dir = Some(BIN.clone());
         options.socket_dir = Some(socket_dir.clone());
         options.superuser.password = Some("it's\\otus".into());
         options.replication.password = Some("replicator".into());
@@ -98,10 +100,10 @@ impl Node {
         let password = root.join("password");
         std::fs::write(&password, format!("{}\n", self.options.superuser.password.as_ref().unwrap())).unwrap();
         give(&password);
-        let bin = "/usr/lib/postgresql/15/bin/initdb";
+        let bin = BIN.join("initdb");
         let mut command = if nix::unistd::Uid::effective().is_root() {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", bin]);
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(bin);
             command
         } else {
             Command::new(bin)
@@ -118,10 +120,10 @@ impl Node {
         self.instance.wait_ready(LONG).await.unwrap();
     }
 
-    /// Puts a shell script in the place of one of PostgreSQL's programs.
+    /// Puts a shell script in the place of one of PostgreSQL's programs; `$BIN` is where the real ones are.
     pub(crate) fn wrap(&mut self, program: &str, script: &str) {
         let path = self.data.parent().unwrap().join(format!("wrapped-{program}"));
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::write(&path, format!("#!/bin/sh\nBIN={}\n{script}\n", BIN.display())).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         self.options.bin_names.insert(program.to_owned(), path.display().to_string());
         self.instance = Instance::new(self.options.clone()).unwrap();

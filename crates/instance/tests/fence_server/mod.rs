@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use instance::fence;
 
-const BIN: &str = "/usr/lib/postgresql/15/bin";
+#[path = "../postgres_programs/mod.rs"]
+mod postgres_programs;
+use postgres_programs::BIN;
 
 pub(crate) struct Server {
     dir: tempfile::TempDir,
@@ -56,7 +58,7 @@ impl Server {
             nix::unistd::chown(dir.path(), Some(user.uid), Some(user.gid)).unwrap();
         }
         let mut server = Server { dir, postmaster: None, clients: Vec::new() };
-        let ok = as_postgres(Path::new(BIN).join("initdb"))
+        let ok = as_postgres(BIN.join("initdb"))
             .args(["-N", "-A", "trust", "--no-locale", "-U", "postgres", "-D"])
             .arg(server.data_dir())
             .status();
@@ -68,7 +70,7 @@ impl Server {
 
     /// Starts PostgreSQL in the directory, and doesn't wait.
     pub(crate) fn start_again(&mut self) -> u32 {
-        let mut command = as_postgres(Path::new(BIN).join("postgres"));
+        let mut command = as_postgres(BIN.join("postgres"));
         command.arg("-D").arg(self.data_dir()).arg("-k").arg(self.dir.path());
         for setting in ["listen_addresses=", "max_connections=120", "fsync=off", "autovacuum=off"] {
             command.args(["-c", setting]);
@@ -98,7 +100,7 @@ impl Server {
     }
 
     fn client(&self, program: &str) -> Command {
-        let mut command = as_postgres(Path::new(BIN).join(program));
+        let mut command = as_postgres(BIN.join(program));
         command.arg("-h").arg(self.dir.path()).args(["-U", "postgres"]);
         command
     }
