@@ -118,7 +118,8 @@ impl Reason {
             self,
             LeaseNotRenewed | LeaseLost | LeadershipLost { .. } | GuardLost | GuardFenced | TermEnded | Orphans
         ) || matches!(self, Distrusted { .. } | DataDamaged { .. } | ForeignData { .. } | Backoff { .. })
-            || matches!(self, HandingOver { .. } | NobodyToHandTo { .. } | HistoryDiverged { .. })
-            || matches!(self, Recovering { seconds } if *seconds >= 5)
+            || matches!(self, HandingOver { .. } | HistoryDiverged { .. })
+            // A start takes a moment on a busy machine, the first one of a new cluster too, which nobody could take over.
+            || matches!(self, Recovering { seconds } | NobodyToHandTo { seconds } if *seconds >= 5)
     }
 }
