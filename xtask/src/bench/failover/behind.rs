@@ -82,6 +82,7 @@ struct Bench {
     system: String,
     cluster: Cluster,
     fronts: Vec<Front>,
+    synchronous: bool,
     load: Load,
     /// Acknowledged rows that were gone before.
     missed: Cell<usize>,
@@ -89,6 +90,7 @@ struct Bench {
 
 impl Bench {
     async fn pgherd(programs: &Programs, options: Options) -> Result<Bench> {
+        let synchronous = options.dynamic["synchronous_mode"] == json!(true);
         let cluster = Cluster::start(Options { programs: Some(programs.clone()), ..options }).await?;
         make_table(&cluster).await?;
         let mut fronts = Vec::new();
@@ -110,7 +112,7 @@ impl Bench {
             prepared: true,
         };
         let load = Load::start(&plan).context("start clients")?;
-        Ok(Bench { system: PGHERD.to_owned(), cluster, fronts, load, missed: Cell::new(0) })
+        Ok(Bench { system: PGHERD.to_owned(), cluster, fronts, synchronous, load, missed: Cell::new(0) })
     }
 
     async fn patroni(system: String, options: Options) -> Result<Bench> {
@@ -127,7 +129,7 @@ impl Bench {
             prepared: false,
         };
         let load = Load::start(&plan).context("start clients")?;
-        Ok(Bench { system, cluster, fronts: Vec::new(), load, missed: Cell::new(0) })
+        Ok(Bench { system, cluster, fronts: Vec::new(), synchronous: false, load, missed: Cell::new(0) })
     }
 
     async fn repeat(&self, report: &mut Report, rounds: u32, name: &str, event: Event) -> Result<()> {
@@ -146,14 +148,23 @@ impl Bench {
     }
 
     async fn once(&self, event: Event) -> Result<Run> {
+        self.synchronous().await?;
         self.accepted().await?;
         let quiet = self.load.now();
         tokio::time::sleep(BEFORE).await;
         let since = self.load.now();
         let before = self.load.since(quiet).len();
         let leader = self.cluster.leader(PATIENCE).await?;
+        let crashed = leader.postmaster();
         self.happen(leader, event).await?;
-        if event != Event::Crash {
+        if event == Event::Crash {
+            // Backends without a postmaster may acknowledge writes for a moment.
+            let again = || async {
+                let leader = self.cluster.find_leader().await?;
+                Ok(leader.and_then(Node::postmaster).filter(|now| Some(now) != crashed.as_ref()).map(drop))
+            };
+            self.cluster.wait("PostgreSQL runs again", PATIENCE, again).await?;
+        } else {
             self.cluster.leader_other_than(&leader.name, PATIENCE).await?;
         }
         self.accepted().await?;
@@ -225,7 +236,21 @@ impl Bench {
             etcd.wait_healthy(PATIENCE).await?;
         }
         self.cluster.nodes.iter().filter(|n| n.agent().is_none()).try_for_each(|n| n.start().map(drop))?;
-        self.cluster.wait_healthy(PATIENCE).await.map(drop)
+        self.cluster.wait_healthy(PATIENCE).await?;
+        self.synchronous().await
+    }
+
+    /// Where commits wait for a standby: until there is one again that may lead.
+    async fn synchronous(&self) -> Result<()> {
+        if !self.synchronous {
+            return Ok(());
+        }
+        let there = || async {
+            let view = self.cluster.view().await?;
+            let standby = harness::cluster::members(&view).iter().any(|m| m["role"] == "sync_standby");
+            Ok(standby.then_some(()))
+        };
+        self.cluster.wait("a standby is synchronous", PATIENCE, there).await
     }
 
     async fn accepted(&self) -> Result<()> {
