@@ -429,8 +429,12 @@ impl Session {
         {
             judge.hear(data, &self.client.requests, renaming.as_ref().map(|r| &*r.client));
         }
-        let mut target =
-            Target { owed: &mut replies.owed, copy_in: &mut replies.copy_in, statements: &mut replies.statements };
+        let mut target = Target {
+            owed: &mut replies.owed,
+            copy_in: &mut replies.copy_in,
+            statements: &mut replies.statements,
+            status: replies.status,
+        };
         let out = (&mut scratch.to_server, &mut scratch.to_client);
         let taken = self.client.requests.take(data, &mut target, renaming, longest, out).map_err(End::ClientFault)?;
         if let Some(statements) = &self.client.statements {

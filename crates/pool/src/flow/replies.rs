@@ -266,7 +266,8 @@ impl Replies {
 
     /// What the server skips after an error was never prepared.
     fn failed(&mut self, mut client: Option<&mut ClientStatements>) {
-        for skipped in self.owed.fail() {
+        // The last first: what was changed twice gets back to what it was before both.
+        for skipped in self.owed.fail().into_iter().rev() {
             match skipped {
                 Pending::Named(statement, name) => {
                     self.statements.remove(statement.id);

@@ -23,6 +23,8 @@ pub(crate) struct Target<'a> {
     pub(crate) copy_in: &'a mut bool,
     /// Its prepared statements.
     pub(crate) statements: &'a mut ServerStatements,
+    /// Status of its transaction, as last heard.
+    pub(crate) status: u8,
 }
 
 /// Renaming of prepared statements for one client.
@@ -222,6 +224,12 @@ impl Renaming<'_> {
             return Ok(Renamed::Yes { used: body.len() });
         }
         let statement = self.registry.statement(text);
+        if target.status == b'E' && target.owed.is_settled() && target.statements.touch(statement.id) {
+            // What the server has already it would refuse all the same in a failed transaction: let it say so.
+            message(b'P', &[&statement.name, b"\0", text], 0, to_server);
+            target.owed.push(Pending::Taken(name.into()), to_client);
+            return Ok(Renamed::Yes { used: body.len() });
+        }
         self.client.insert(name, statement.clone());
         if target.statements.touch(statement.id) {
             target.owed.push(Pending::Known(statement, name.into()), to_client);

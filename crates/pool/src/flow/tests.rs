@@ -1,6 +1,8 @@
 //! Tests of the flow between a client and its server: one pair of them, without sockets.
 
+mod conversation;
 mod pair;
+mod server;
 
 use pair::{Pair, sent};
 

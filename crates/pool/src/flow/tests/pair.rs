@@ -33,6 +33,7 @@ impl Pair {
             owed: &mut self.replies.owed,
             copy_in: &mut self.replies.copy_in,
             statements: &mut self.replies.statements,
+            status: self.replies.status,
         };
         let renaming =
             Renaming { registry: &self.registry, client: &mut self.statements, most: 10, parses: &self.parses };
