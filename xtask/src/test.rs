@@ -13,7 +13,12 @@ use crate::packages::{self, Need};
 use crate::{checkout, programs, supervise};
 
 /// Section names, in the order they run.
-const SECTIONS: &[&str] = &["fmt", "clippy", "tidy", "tests", "doc", "sim", "chaos"];
+const SECTIONS: &[&str] = &["fmt", "clippy", "tidy", "tests", "doc", "fuzz", "sim", "chaos"];
+
+/// Parts of the names of the pooler's property tests that are given many more inputs than in an ordinary run: bytes from
+/// the network and from files, and whole conversations. How many inputs: about a minute on two processors.
+const FUZZED: &[&str] = &["panic", "no_query_is_too_strange", "chunking", "whatever_a_client_sends", "fuzz_"];
+const INPUTS: &str = "20000";
 
 /// Simulated clusters.
 const SEEDS: &str = "2000";
@@ -24,7 +29,7 @@ const CHAOS_SEED: &str = "1";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Sections (fmt, clippy, tidy, tests, doc, sim, chaos) or parts of tests' names; all unless given
+    /// Sections (fmt, clippy, tidy, tests, doc, fuzz, sim, chaos) or parts of tests' names; all unless given
     filter: Vec<String>,
 }
 
@@ -124,6 +129,11 @@ impl Suite {
                 Ok(Tally::default())
             }
             "doc" => self.counted(&["test", "--workspace", "--doc"]).await,
+            "fuzz" => {
+                let mut arguments = runner("pool");
+                arguments.extend(FUZZED);
+                self.counted_with(&arguments, &[("PROPTEST_CASES", INPUTS)]).await
+            }
             "sim" => self.xtask(&["sim", "--seeds", SEEDS]).await,
             "chaos" if !harness::programs::is_root() => {
                 say!("left out: chaos needs root for its network namespaces");
@@ -140,12 +150,7 @@ impl Suite {
         if built.failed > 0 {
             return Ok(built);
         }
-        let mut arguments = if harness::programs::on_path("cargo-nextest").is_some() {
-            vec!["nextest", "run", "--workspace", "--no-fail-fast"]
-        } else {
-            say!("cargo-nextest is not here: using cargo test, which is slower");
-            vec!["test", "--workspace", "--all-targets", "--no-fail-fast", "--"]
-        };
+        let mut arguments = runner("--workspace");
         arguments.extend(self.names.iter().map(String::as_str));
         self.counted(&arguments).await
     }
@@ -164,7 +169,13 @@ impl Suite {
 
     /// A test runner whose own counts are taken over.
     async fn counted(&self, arguments: &[&str]) -> Result<Tally> {
+        self.counted_with(arguments, &[]).await
+    }
+
+    /// The same with some environment variables set.
+    async fn counted_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Tally> {
         let mut command = self.command(programs::cargo(), arguments);
+        command.envs(environment.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("run cargo")?;
         let out = BufReader::new(child.stdout.take().context("read cargo's output")?);
         let err = BufReader::new(child.stderr.take().context("read cargo's output")?);
@@ -197,6 +208,16 @@ impl Suite {
         command.env("RUST_LIB_BACKTRACE", "0").env("CARGO_TERM_COLOR", "never").kill_on_drop(true);
         command
     }
+}
+
+/// The beginning of a test runner's command line for one package, or `--workspace`. Parts of tests' names may follow.
+fn runner(what: &str) -> Vec<&str> {
+    let scope = if what.starts_with("--") { vec![what] } else { vec!["--package", what] };
+    if harness::programs::on_path("cargo-nextest").is_some() {
+        return [&["nextest", "run", "--no-fail-fast"][..], &scope].concat();
+    }
+    say!("cargo-nextest is not here: using cargo test, which is slower");
+    [&["test", "--all-targets", "--no-fail-fast"][..], &scope, &["--"]].concat()
 }
 
 /// Prints lines as they come and adds up the counts in them.
