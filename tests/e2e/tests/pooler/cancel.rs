@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::pooler::raw::{Batch, CANCEL, Raw, error, startup};
-use harness::pooler::{Setup, World};
+use harness::pooler::raw::{Batch, CANCEL, Raw, V3_0, error, startup};
+use harness::pooler::{Setup, World, password};
 use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
@@ -43,6 +43,30 @@ fn a_cancel_request_ends_the_query_of_its_client_only() -> Result<()> {
         ensure!(error(&answers).as_deref() == Some(CANCELED), "{answers:?}");
         sleepers(world, 2).await?;
         ensure!(sessions[1].value("SELECT 1").await? == "1");
+        Ok(())
+    })
+}
+
+/// Protocol 3.2 has keys of up to 256 bytes. pgbouncer 1.24 knows only 3.0.
+#[test]
+fn a_long_key_cancels_only_as_a_whole() -> Result<()> {
+    Setup::transaction(2).pgherd_only().run(async |world| {
+        let mut session = world.raw().await?;
+        let alice = [("user", "alice"), ("database", "app")];
+        session.log_in_speaking(V3_0 + 2, &alice, &password("alice")).await?;
+        let key = session.key.clone();
+        ensure!(key.len() > 8, "the key has {} bytes", key.len());
+        session.batch(Batch::new().query("SELECT pg_sleep(600)")).await?;
+        sleepers(world, 1).await?;
+        let mut wrong = key.to_vec();
+        wrong[key.len() - 1] ^= 1;
+        for wrong in [&wrong[..], &key[..8], &key[..key.len() - 1], &[&key[..], b"x"].concat()] {
+            cancel(world, wrong).await?;
+        }
+        ensure!(super::stays_pending(session.message()).await, "half a key was enough");
+        cancel(world, &key).await?;
+        let answers = session.until_ready().await?;
+        ensure!(error(&answers).as_deref() == Some(CANCELED), "{answers:?}");
         Ok(())
     })
 }

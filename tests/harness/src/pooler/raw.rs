@@ -354,7 +354,12 @@ impl Raw {
 
     /// Starts a session and logs in. An error holds the server's text.
     pub async fn log_in(&mut self, pairs: &[(&str, &str)], password: &str) -> Result<()> {
-        self.send(&startup(V3_0, &parameters(pairs))).await?;
+        self.log_in_speaking(V3_0, pairs, password).await
+    }
+
+    /// The same in another version of the protocol.
+    pub async fn log_in_speaking(&mut self, protocol: i32, pairs: &[(&str, &str)], password: &str) -> Result<()> {
+        self.send(&startup(protocol, &parameters(pairs))).await?;
         let user = pairs.iter().find(|(k, _)| *k == "user").map_or("", |(_, v)| v);
         self.authenticate(user, password).await?;
         let messages = self.until_ready_or_error().await?;
