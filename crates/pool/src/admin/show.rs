@@ -279,7 +279,7 @@ pub(crate) fn databases(shared: &Shared) -> Vec<DatabaseRow> {
             names.push(known.name.to_string());
         }
     }
-    names.iter().filter_map(|name| database_row(shared, name)).chain([console_row()]).collect()
+    names.iter().filter_map(|name| database_row(shared, name)).chain([console_row(shared)]).collect()
 }
 
 fn database_row(shared: &Shared, name: &str) -> Option<DatabaseRow> {
@@ -315,23 +315,24 @@ fn database_row(shared: &Shared, name: &str) -> Option<DatabaseRow> {
     })
 }
 
-fn console_row() -> DatabaseRow {
+fn console_row(shared: &Shared) -> DatabaseRow {
+    let config = shared.config();
     DatabaseRow {
         name: console::DATABASE.to_owned(),
         host: None,
-        port: 6432,
+        port: config.settings.listen_port,
         database: console::DATABASE.to_owned(),
         force_user: Some(console::DATABASE.to_owned()),
         pool_size: 2,
         min_pool_size: 0,
         reserve_pool_size: 0,
-        server_lifetime: Duration::ZERO,
+        server_lifetime: config.settings.server_lifetime,
         pool_mode: Some("statement"),
         load_balance_hosts: None,
         max_connections: 0,
         current_connections: 0,
         max_client_connections: 0,
-        current_client_connections: 0,
+        current_client_connections: shared.consoles.load(Ordering::Relaxed),
         paused: false,
         disabled: false,
     }
