@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::cancel;
@@ -51,14 +51,21 @@ impl Pooler {
         let mut listeners = Some(listeners);
         for (index, mailbox) in mailboxes.into_iter().enumerate() {
             let (shared, listeners) = (shared.clone(), listeners.take().unwrap_or_default());
-            let runtime = Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             let end = ThreadEnd(broken.clone());
+            // The runtime can't leave the thread that makes it.
+            let (made, making) = std::sync::mpsc::sync_channel(1);
             thread.spawn(move || {
                 let _end = end;
-                let set = LocalSet::new();
-                set.block_on(&runtime, work(Worker::new(index, shared), mailbox, listeners));
+                match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => {
+                        let _ = made.send(Ok(()));
+                        runtime.block_on(work(Worker::new(index, shared), mailbox, listeners));
+                    }
+                    Err(e) => _ = made.send(Err(e)),
+                }
             })?;
+            making.recv().map_err(io::Error::other)??;
         }
         Ok(Pooler { shared, broken })
     }
