@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::gate::{Door, Entry, Gates, Setback, Turn};
+use super::hold::held_by;
 use super::{Member, Report, Topology};
 use crate::shared::lock;
 
@@ -87,6 +88,10 @@ impl Cluster {
             let differs = **known != topology;
             if differs {
                 self.gates(|gates| gates.renew(&topology));
+                // Before any thread lets a client go: those that come back soon don't count twice.
+                if held_by(&topology).is_none() {
+                    self.release();
+                }
                 *known = Arc::new(topology);
             }
             differs
@@ -146,9 +151,17 @@ impl Cluster {
         self.counting.store(true, Ordering::Relaxed);
     }
 
-    /// Clients go on since then; `None`: they don't after all.
-    pub(super) fn release(&self, at: Option<Instant>) {
-        lock(&self.tally).released = at;
+    /// Clients go on from now on, if they don't yet.
+    pub(super) fn release(&self) {
+        let mut tally = lock(&self.tally);
+        if tally.begun.is_some() {
+            tally.released.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// They don't after all.
+    pub(super) fn hold_again(&self) {
+        lock(&self.tally).released = None;
     }
 
     /// Ends counting.

@@ -70,7 +70,7 @@ struct Hold {
 }
 
 /// Whether clients of the leader are held, and by which order.
-fn held_by(topology: &Topology) -> Option<i64> {
+pub(super) fn held_by(topology: &Topology) -> Option<i64> {
     match &topology.leader {
         None => Some(0),
         Some(leader) => topology.draining.get(leader).map(|drain| drain.order),
@@ -89,7 +89,8 @@ impl Conductor {
         if held_by(&topology).is_none()
             && let Some(hold) = &mut self.hold
         {
-            self.cluster.release(Some(*hold.released.get_or_insert_with(Instant::now)));
+            hold.released.get_or_insert_with(Instant::now);
+            self.cluster.release();
         }
         self.known = topology;
     }
@@ -109,7 +110,7 @@ impl Conductor {
                 Some(order) if hold.released.is_none() => hold.order = hold.order.max(order),
                 Some(order) => {
                     (hold.order, hold.released) = (order, None);
-                    self.cluster.release(None);
+                    self.cluster.hold_again();
                 }
                 None => {}
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use harness::pooler::postgres::Stop;
 use harness::pooler::raw::{Batch, Raw};
 
 use super::site::{Setup, Site, name};
@@ -73,6 +74,45 @@ fn a_leader_that_is_not_writable_yet_serves_nobody() -> Result<()> {
         site.promote(1).await?;
         ensure!(harness::pooler::raw::error(&session.until_ready().await?).is_none());
         ensure!(site.member_of(&mut session).await? == 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn clients_between_transactions_outlast_a_crash_of_the_leader() -> Result<()> {
+    Setup::new(1).run(async |site| {
+        let (mut between, mut inside) = (site.session("app").await?, site.session("app").await?);
+        between.firsts("SELECT 1").await?;
+        inside.firsts("BEGIN; INSERT INTO log (who) VALUES ('x')").await?;
+        site.postgres[0].stop(Stop::Immediate)?;
+        ensure!(last_code(&mut inside).await? == "08006");
+        between.batch(Batch::new().query("SELECT count(*) FROM log")).await?;
+        let early = tokio::time::timeout(Duration::from_millis(300), between.message()).await;
+        ensure!(early.is_err(), "{early:?}");
+        site.postgres[0].start().await?;
+        ensure!(harness::pooler::raw::firsts(&between.until_ready().await?) == ["0"]);
+        ensure!(site.session("app").await?.value("SELECT 1").await? == "1");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_refused_login_is_told_and_a_prepared_statement_is_judged_by_its_text() -> Result<()> {
+    Setup::new(2).database("nowhere = cluster=otus dbname=nowhere").run(async |site| {
+        let refused = site.session("nowhere").await.err().context("it was let in")?;
+        ensure!(refused.to_string().contains("database \"nowhere\" does not exist"), "{refused:#}");
+        let (mut reads, mut commits) = (site.session("app").await?, site.session("app").await?);
+        for session in [&mut reads, &mut commits] {
+            session.roundtrip(Batch::new().parse("r", "SELECT pg_sleep(600)").parse("c", "COMMIT").sync()).await?;
+            session.firsts("BEGIN; INSERT INTO log (who) VALUES ('x')").await?;
+        }
+        reads.batch(Batch::new().bind("", "r", &[]).execute("").sync()).await?;
+        commits.batch(Batch::new().bind("", "r", &[]).execute("").bind("", "c", &[]).execute("").sync()).await?;
+        site.until(0, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'", "2").await?;
+        site.promote(1).await?;
+        lead_by_second(site);
+        ensure!(last_code(&mut reads).await? == "08006");
+        ensure!(last_code(&mut commits).await? == "08007");
         Ok(())
     })
 }
