@@ -20,6 +20,9 @@ const SECTIONS: &[&str] = &["fmt", "clippy", "tidy", "tests", "doc", "fuzz", "si
 const FUZZED: &[&str] = &["panic", "no_query_is_too_strange", "chunking", "whatever_a_client_sends", "fuzz_"];
 const INPUTS: &str = "20000";
 
+/// Inputs that a test may leave out beside them, because it is not about them.
+const REJECTS: &str = "100000";
+
 /// Simulated clusters.
 const SEEDS: &str = "2000";
 
@@ -132,7 +135,8 @@ impl Suite {
             "fuzz" => {
                 let mut arguments = runner("pool");
                 arguments.extend(FUZZED);
-                self.counted_with(&arguments, &[("PROPTEST_CASES", INPUTS)]).await
+                let limits = [("PROPTEST_CASES", INPUTS), ("PROPTEST_MAX_GLOBAL_REJECTS", REJECTS)];
+                self.counted_with(&arguments, &limits).await
             }
             "sim" => self.xtask(&["sim", "--seeds", SEEDS]).await,
             "chaos" if !harness::programs::is_root() => {

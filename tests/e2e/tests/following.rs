@@ -38,10 +38,11 @@ impl Site {
         let mut options = Options::quick(Store::Etcd);
         options.dynamic["synchronous_mode"] = json!(true);
         let site = Site::start(options).await?;
+        // Not before the DCS names it may a standby lead.
         let waits = || async {
-            let leader = site.cluster.leader(SOON).await?;
-            let rows = site.cluster.sql(leader, "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'").await?;
-            Ok((rows == [["1"]]).then_some(()))
+            let view = site.cluster.view().await?;
+            let standby = harness::cluster::members(&view).iter().any(|m| m["role"] == "sync_standby");
+            Ok(standby.then_some(()))
         };
         site.cluster.wait("commits wait for a standby", SOON, waits).await?;
         Ok(site)

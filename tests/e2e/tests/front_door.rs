@@ -77,6 +77,9 @@ async fn health_checks_tell_leader_and_replicas_apart() -> Result<()> {
     let leader = cluster.leader(SOON).await?;
     for node in &cluster.nodes {
         let leads = node.name == leader.name;
+        // The end of another member's clone begins a new WAL file, which a replica has to replay before it is near enough.
+        let ready = || async { Ok((rest::get(node.address, "/readiness").await?.code == 200).then_some(())) };
+        cluster.wait("the node is ready", SOON, ready).await?;
         for (path, expected) in [
             ("/", leads),
             ("/primary", leads),
