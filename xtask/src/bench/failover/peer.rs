@@ -63,7 +63,8 @@ impl Patroni {
             if installed::is_root() { "setpriv --reuid=postgres --regid=postgres --init-groups" } else { "env" };
         // What pgherd takes for etcd's v3 API is called etcd3 there.
         let text = format!(
-            "#!/bin/sh\nsed 's/^etcd:/etcd3:/' \"$1\" > \"$1.patroni\" && chmod 644 \"$1.patroni\"\n\
+            "#!/bin/sh\n# It keeps a file of passwords at home.\n\
+             export HOME=\"$(dirname \"$1\")/run/$(basename \"$1\" .yml)\"\nsed 's/^etcd:/etcd3:/' \"$1\" > \"$1.patroni\" && chmod 644 \"$1.patroni\"\n\
              exec {become_user} {} \"$1.patroni\"\n",
             self.program.display()
         );
