@@ -36,6 +36,17 @@ pub(crate) enum Pending {
     KnownClose(Rc<Statement>, Box<[u8]>),
 }
 
+impl Pending {
+    /// The statement that the server learns or gives up with this.
+    pub(crate) fn changes(&self) -> Option<u64> {
+        match self {
+            Pending::Named(statement, _) | Pending::Own(statement) => Some(statement.id),
+            Pending::OwnClose(id) => Some(*id),
+            _ => None,
+        }
+    }
+}
+
 /// ParseComplete.
 const PARSED: [u8; 5] = [b'1', 0, 0, 0, 4];
 /// CloseComplete.
@@ -45,12 +56,16 @@ const CLOSED: [u8; 5] = [b'3', 0, 0, 0, 4];
 #[derive(Debug, Default)]
 pub(crate) struct Owed {
     queue: VecDeque<Pending>,
+    /// Entries that change what the server has prepared.
+    changes: usize,
     /// ReadyForQuery messages among them.
     ready: u32,
     /// Requests since the last one that ends in a ReadyForQuery.
     open: bool,
     /// After an error, the server skips what comes up to a Sync that wasn't sent yet.
     skipping: bool,
+    /// Only a part of the server's last message has come: nothing may be put behind that.
+    pub(super) inside: bool,
 }
 
 impl Owed {
@@ -72,6 +87,31 @@ impl Owed {
         })
     }
 
+    /// Whether the server will yet learn this statement or give it up.
+    pub(crate) fn will_change(&self, id: u64) -> bool {
+        self.changes > 0 && self.queue.iter().any(|p| p.changes() == Some(id))
+    }
+
+    /// Whether an error may yet keep the server from learning this statement, but not from doing what is asked of it now:
+    /// a Sync is between them.
+    pub(crate) fn is_unsure(&self, id: u64) -> bool {
+        if self.changes == 0 {
+            return false;
+        }
+        let behind = self.queue.iter().rev().take_while(|p| p.changes() != Some(id));
+        let (mut count, mut syncs) = (0, false);
+        for entry in behind {
+            count += 1;
+            syncs |= matches!(entry, Pending::Sync);
+        }
+        syncs && count < self.queue.len()
+    }
+
+    /// Whether the server has said all that it will say for now.
+    fn is_silent(&self) -> bool {
+        self.queue.is_empty() && !self.inside
+    }
+
     /// Whether requests wait for their Sync.
     pub(crate) fn is_open(&self) -> bool {
         self.open
@@ -90,18 +130,19 @@ impl Owed {
                 self.ready += 1;
                 self.open = false;
             }
-            Pending::Known(..) if self.queue.is_empty() => {
+            Pending::Known(..) if self.is_silent() => {
                 self.open = true;
                 to_client.extend_from_slice(&PARSED);
                 return;
             }
-            Pending::KnownClose(..) if self.queue.is_empty() => {
+            Pending::KnownClose(..) if self.is_silent() => {
                 self.open = true;
                 to_client.extend_from_slice(&CLOSED);
                 return;
             }
             _ => self.open = true,
         }
+        self.changes += usize::from(pending.changes().is_some());
         self.queue.push_back(pending);
     }
 
@@ -117,7 +158,9 @@ impl Owed {
 
     /// Takes the first entry; a server answered it.
     pub(crate) fn pop(&mut self) -> Option<Pending> {
-        self.queue.pop_front()
+        let front = self.queue.pop_front()?;
+        self.changes -= usize::from(front.changes().is_some());
+        Some(front)
     }
 
     /// Gives the answers of the pooler's own that are due now, behind what was just answered.
@@ -145,7 +188,7 @@ impl Owed {
             return skipped;
         }
         self.skipping = true;
-        while let Some(front) = self.queue.pop_front() {
+        while let Some(front) = self.pop() {
             match front {
                 Pending::Sync => {
                     self.queue.push_front(front);
@@ -162,7 +205,7 @@ impl Owed {
 
     /// ReadyForQuery arrived.
     pub(crate) fn ready(&mut self) {
-        while let Some(entry) = self.queue.pop_front() {
+        while let Some(entry) = self.pop() {
             if matches!(entry, Pending::Query | Pending::Sync) {
                 self.ready -= 1;
                 return;

@@ -98,6 +98,9 @@ impl Replies {
             seen.rewritten = true;
             copied = at;
         }
+        if at > 0 {
+            self.give_due(&data[..at], &mut copied, &mut seen, to_client);
+        }
         while let Some((kind, length)) = header(&data[at..])? {
             let body = &data[at + HEADER..];
             let here = length.min(body.len());
@@ -124,16 +127,7 @@ impl Replies {
                 copied = end;
                 to_client.append(&mut instead.unwrap_or_default());
             }
-            if self.owed.is_due() {
-                to_client.extend_from_slice(&data[copied..end]);
-                seen.rewritten = true;
-                copied = end;
-                if self.muted {
-                    self.owed.give_due(&mut Vec::new());
-                } else {
-                    self.owed.give_due(to_client);
-                }
-            }
+            self.give_due(&data[..end], &mut copied, &mut seen, to_client);
             at = end;
             if self.rest > 0 {
                 break;
@@ -144,6 +138,23 @@ impl Replies {
         }
         seen.used = at;
         Ok(seen)
+    }
+
+    /// Gives the answers of the pooler's own that are due behind `data`, never inside a message of the server.
+    #[inline]
+    fn give_due(&mut self, data: &[u8], copied: &mut usize, seen: &mut Seen, to_client: &mut Vec<u8>) {
+        self.owed.inside = self.rest > 0;
+        if self.owed.inside || !self.owed.is_due() {
+            return;
+        }
+        to_client.extend_from_slice(&data[*copied..]);
+        seen.rewritten = true;
+        *copied = data.len();
+        if self.muted {
+            self.owed.give_due(&mut Vec::new());
+        } else {
+            self.owed.give_due(to_client);
+        }
     }
 
     /// A message that answers the pooler's own request: never for the client.
@@ -221,19 +232,24 @@ impl Replies {
             b'I' | b's' => self.executed(),
             b'1' => {
                 match self.owed.front() {
-                    Some(Pending::Own(_)) => {
-                        self.owed.pop();
+                    Some(Pending::Own(statement)) => {
+                        let id = statement.id;
+                        self.changed(id, true);
                         return Ok(false);
+                    }
+                    Some(Pending::Named(statement, _)) => {
+                        let id = statement.id;
+                        self.changed(id, true);
                     }
                     // Somebody took the name away behind the pooler's back, and now it means another statement.
                     Some(Pending::Taken(_)) => return Err(Fault::Estranged),
-                    _ => self.answered(|p| matches!(p, Pending::Parse | Pending::Named(..))),
+                    _ => self.answered(|p| matches!(p, Pending::Parse)),
                 }
             }
             b'2' => self.answered(|p| matches!(p, Pending::Bind)),
             b'3' => {
-                if let Some(Pending::OwnClose(_)) = self.owed.front() {
-                    self.owed.pop();
+                if let Some(&Pending::OwnClose(id)) = self.owed.front() {
+                    self.changed(id, false);
                     return Ok(false);
                 }
                 self.answered(|p| matches!(p, Pending::Close));
@@ -254,6 +270,19 @@ impl Replies {
         Ok(true)
     }
 
+    /// The first answer to come is there: the server has learnt a statement, or given it up.
+    fn changed(&mut self, id: u64, has: bool) {
+        self.owed.pop();
+        self.statements.confirm(id, has);
+        self.settle(id);
+    }
+
+    fn settle(&mut self, id: u64) {
+        if !self.owed.will_change(id) {
+            self.statements.settle(id);
+        }
+    }
+
     fn answered(&mut self, is: impl Fn(&Pending) -> bool) {
         if self.owed.front().is_some_and(is) {
             self.owed.pop();
@@ -268,14 +297,11 @@ impl Replies {
     fn failed(&mut self, mut client: Option<&mut ClientStatements>) {
         // The last first: what was changed twice gets back to what it was before both.
         for skipped in self.owed.fail().into_iter().rev() {
+            if let Some(id) = skipped.changes() {
+                self.settle(id);
+            }
             match skipped {
-                Pending::Named(statement, name) => {
-                    self.statements.remove(statement.id);
-                    if let Some(client) = client.as_deref_mut() {
-                        client.undo(&name, &statement);
-                    }
-                }
-                Pending::Known(statement, name) => {
+                Pending::Named(statement, name) | Pending::Known(statement, name) => {
                     if let Some(client) = client.as_deref_mut() {
                         client.undo(&name, &statement);
                     }
@@ -285,8 +311,6 @@ impl Replies {
                         client.redo(&name, statement);
                     }
                 }
-                Pending::Own(statement) => self.statements.remove(statement.id),
-                Pending::OwnClose(id) => self.statements.keep(id),
                 _ => {}
             }
         }

@@ -27,6 +27,13 @@ pub(crate) struct Target<'a> {
     pub(crate) status: u8,
 }
 
+impl Target<'_> {
+    /// Whether the server is sure to have the statement when it comes to what is asked of it now.
+    fn knows(&mut self, statement: &Statement) -> bool {
+        self.statements.touch(statement.id) && !self.owed.is_unsure(statement.id)
+    }
+}
+
 /// Renaming of prepared statements for one client.
 pub(crate) struct Renaming<'a> {
     /// This thread's statements.
@@ -231,7 +238,7 @@ impl Renaming<'_> {
             return Ok(Renamed::Yes { used: body.len() });
         }
         self.client.insert(name, statement.clone());
-        if target.statements.touch(statement.id) {
+        if target.knows(&statement) {
             target.owed.push(Pending::Known(statement, name.into()), to_client);
         } else {
             self.teach(&statement, target, to_server, to_client);
@@ -249,6 +256,11 @@ impl Renaming<'_> {
         to_client: &mut Vec<u8>,
     ) {
         self.parses.server.set(self.parses.server.get() + 1);
+        if target.owed.will_change(statement.id) {
+            // Nobody knows yet whether the server has it: to close what isn't there is no error.
+            message(b'C', &[b"S", &statement.name, b"\0"], 0, to_server);
+            target.owed.push(Pending::OwnClose(statement.id), to_client);
+        }
         for (id, name) in target.statements.insert(statement.id, self.most) {
             message(b'C', &[b"S", &name, b"\0"], 0, to_server);
             target.owed.push(Pending::OwnClose(id), to_client);
@@ -266,7 +278,7 @@ impl Renaming<'_> {
         to_client: &mut Vec<u8>,
     ) -> Option<Rc<Statement>> {
         let statement = self.client.get(name).cloned()?;
-        if !target.statements.touch(statement.id) {
+        if !target.knows(&statement) {
             self.teach(&statement, target, to_server, to_client);
             target.owed.push(Pending::Own(statement.clone()), to_client);
         }

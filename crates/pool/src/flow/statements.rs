@@ -2,7 +2,7 @@
 //! them when it first needs them; a client's own names are translated.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::rc::{Rc, Weak};
 
@@ -114,11 +114,13 @@ impl ClientStatements {
     }
 }
 
-/// The statements that one server knows, with the time of their last use.
+/// The statements that one server knows, with the time of their last use: as it will be once it has answered everything.
 #[derive(Debug, Default)]
 pub(crate) struct ServerStatements {
     used: HashMap<u64, u64>,
     uses: u64,
+    /// Those that it has by its answers so far.
+    confirmed: HashSet<u64>,
 }
 
 impl ServerStatements {
@@ -133,7 +135,7 @@ impl ServerStatements {
     /// The server is told of it. Returns number and name of those to give up, so that no more than `most` are kept.
     pub(crate) fn insert(&mut self, id: u64, most: usize) -> Vec<(u64, Box<[u8]>)> {
         let mut given_up = Vec::new();
-        while self.used.len() >= most.max(1) {
+        while !self.used.contains_key(&id) && self.used.len() >= most.max(1) {
             let Some((&oldest, _)) = self.used.iter().min_by_key(|(_, used)| **used) else { break };
             self.used.remove(&oldest);
             given_up.push((oldest, server_name(oldest).into_bytes().into_boxed_slice()));
@@ -143,19 +145,28 @@ impl ServerStatements {
         given_up
     }
 
-    /// The server has it still: it never came to closing it.
-    pub(crate) fn keep(&mut self, id: u64) {
-        self.used.insert(id, self.uses);
+    /// The server says that it has it now, or has it no more.
+    pub(crate) fn confirm(&mut self, id: u64, has: bool) {
+        if has {
+            self.confirmed.insert(id);
+        } else {
+            self.confirmed.remove(&id);
+        }
     }
 
-    /// The server doesn't have it after all.
-    pub(crate) fn remove(&mut self, id: u64) {
-        self.used.remove(&id);
+    /// Nothing that was asked of the server changes this one any more: what it has confirmed counts.
+    pub(crate) fn settle(&mut self, id: u64) {
+        if self.confirmed.contains(&id) {
+            self.used.entry(id).or_insert(self.uses);
+        } else {
+            self.used.remove(&id);
+        }
     }
 
     /// The server has dropped all.
     pub(crate) fn clear(&mut self) {
         self.used.clear();
+        self.confirmed.clear();
     }
 
     /// How many the server has.

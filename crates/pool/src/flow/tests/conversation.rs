@@ -296,16 +296,50 @@ fn told(mut bytes: &[u8]) -> Vec<String> {
     told
 }
 
+/// What each client sees after these steps, and what a server of its own would say.
+fn play(steps: &[Step]) -> Vec<(Vec<String>, Vec<String>)> {
+    let mut world = World::new();
+    for step in steps {
+        world.step(step);
+    }
+    world.settle();
+    world.clients.iter().map(|client| (told(&client.seen), told(&client.expected))).collect()
+}
+
+fn send(ask: Ask) -> Step {
+    Step::Send { client: 0, ask, split: 0, serve_between: false }
+}
+
+#[test]
+fn an_answer_of_the_poolers_own_waits_for_the_end_of_the_servers_message() {
+    let described = [send(Ask::Parse(0, 0)), send(Ask::Describe(0)), Step::Serve];
+    for part in 1..60 {
+        let mut steps = described.to_vec();
+        steps.extend([Step::Deliver(part), send(Ask::Parse(1, 0)), Step::Deliver(1), send(Ask::Sync)]);
+        for (seen, expected) in play(&steps) {
+            assert_eq!(seen, expected, "{part} bytes had come");
+        }
+    }
+}
+
+#[test]
+fn a_statement_that_an_error_may_yet_skip_is_taught_again_behind_the_sync() {
+    let forgotten = [send(Ask::Parse(1, 0)), send(Ask::Sync), Step::Serve, Step::Deliver(usize::MAX)];
+    // The server gives it up for two others.
+    let others = [Ask::Parse(0, 1), Ask::Parse(2, 2), Ask::Sync].map(send);
+    let fails = [Ask::Unnamed(4), Ask::Run(1), Ask::Sync, Ask::Run(1), Ask::Sync].map(send);
+    let again = [Step::Serve, Step::Deliver(usize::MAX), send(Ask::Run(1)), send(Ask::Sync)];
+    let steps = [&forgotten[..], &others, &again[..2], &fails, &again].concat();
+    for (seen, expected) in play(&steps) {
+        assert_eq!(seen, expected);
+    }
+}
+
 proptest! {
     #[test]
     fn fuzz_each_client_sees_a_server_of_its_own(steps in vec(step(), 0..80)) {
-        let mut world = World::new();
-        for step in &steps {
-            world.step(step);
-        }
-        world.settle();
-        for client in &world.clients {
-            prop_assert_eq!(told(&client.seen), told(&client.expected));
+        for (seen, expected) in play(&steps) {
+            prop_assert_eq!(seen, expected);
         }
     }
 }
