@@ -34,6 +34,8 @@ pub(crate) struct Cluster {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Tally {
     begun: Option<Instant>,
+    /// It began with a hold, not with another leader out of the blue.
+    holds: bool,
     /// Whoever began to wait later waited for something else.
     released: Option<Instant>,
     pub(super) clients: u32,
@@ -137,8 +139,9 @@ impl Cluster {
             return;
         }
         let mut tally = lock(&self.tally);
+        // Before the release only those go on whose thread hasn't heard of the hold yet: they will meet with it.
         if let Some(begun) = tally.begun
-            && tally.released.is_none_or(|released| since <= released)
+            && tally.released.map_or(!tally.holds, |released| since <= released)
         {
             tally.clients += 1;
             tally.longest = tally.longest.max(since.max(begun).elapsed());
@@ -146,8 +149,8 @@ impl Cluster {
     }
 
     /// Begins to count waits.
-    pub(super) fn count(&self, begun: Instant) {
-        *lock(&self.tally) = Tally { begun: Some(begun), ..Tally::default() };
+    pub(super) fn count(&self, begun: Instant, holds: bool) {
+        *lock(&self.tally) = Tally { begun: Some(begun), holds, ..Tally::default() };
         self.counting.store(true, Ordering::Relaxed);
     }
 

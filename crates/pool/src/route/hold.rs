@@ -120,14 +120,15 @@ impl Conductor {
         if order.is_none() && !is_replaced {
             return;
         }
-        let (begun, order) = (Instant::now(), order.unwrap_or(0));
+        let begun = Instant::now();
+        self.cluster.count(begun, order.is_some());
+        let order = order.unwrap_or(0);
         let why = match (&topology.leader, &old) {
             (None, _) => "there is no leader".to_owned(),
             (Some(leader), Some((old, _))) if is_replaced => format!("{leader} took the place of {old}"),
             (Some(leader), _) => format!("{leader} drains (order {order})"),
         };
         tracing::info!(target: "pooler", "cluster {name}: clients of the leader are held: {why}");
-        self.cluster.count(begun);
         self.hold = Some(Hold { order, begun, released: None, cuts: self.cluster.cuts.load(Ordering::SeqCst) });
     }
 
