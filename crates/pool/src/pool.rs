@@ -58,6 +58,8 @@ pub(crate) struct Pool {
     held: Cell<bool>,
     /// Some member drains: on some servers no transaction begins.
     halting: Cell<bool>,
+    /// Idle servers will be offered to other threads as soon as this one has done what it has to do.
+    offered: Cell<bool>,
 }
 
 impl Pool {
@@ -77,6 +79,7 @@ impl Pool {
             route: RefCell::default(),
             held: Cell::new(false),
             halting: Cell::new(false),
+            offered: Cell::new(false),
         };
         pool.set_route(all);
         pool
@@ -242,18 +245,18 @@ impl Pool {
             // It goes on from here if the leader stays the same.
             return self.put_aside(worker, server);
         }
-        let here = self.first_waiter();
-        if let Some((thread, since)) = self.shared.longest_elsewhere(self.thread) {
-            let patience = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
-            if here.as_ref().is_none_or(|w| since.saturating_add(patience) < w.since) {
-                return self.send(worker, server, thread);
+        let Some(here) = self.first_waiter() else { return self.put_aside(worker, server) };
+        let patience = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
+        match self.shared.longest_elsewhere(self.thread) {
+            // One at a time: a thread that gets what it lacks lets others be before it has said so.
+            Some((thread, since)) if since.saturating_add(patience) < here.since && self.shared.coming(thread) == 0 => {
+                self.send(worker, server, thread);
+            }
+            _ => {
+                server.released = Instant::now();
+                self.hand_over(worker, server);
             }
         }
-        if here.is_some() {
-            server.released = Instant::now();
-            return self.hand_over(worker, server);
-        }
-        self.put_aside(worker, server);
     }
 
     fn put_aside(&self, worker: &Rc<Worker>, mut server: Box<Server>) {
@@ -263,11 +266,23 @@ impl Pool {
         idle.push_back(server);
         self.shared.set_idle(self.thread, idle.len());
         drop(idle);
-        if let Some((thread, _)) = self.shared.longest_elsewhere(self.thread)
-            && !self.is_held()
-            && let Some(server) = self.take_idle(worker)
-        {
-            self.send(worker, server, thread);
+        if self.shared.longest_elsewhere(self.thread).is_some() && !self.offered.replace(true) {
+            worker.offers.add(self.shared.clone());
+        }
+    }
+
+    /// Gives idle servers to clients that wait on other threads. It comes after whatever this thread has to do already:
+    /// one of its own clients may want them, and that costs less.
+    pub(crate) fn offer(&self, worker: &Rc<Worker>) {
+        self.offered.set(false);
+        if self.is_held() || self.first_waiter().is_some() {
+            return;
+        }
+        for (thread, waiters) in self.shared.waiting_elsewhere(self.thread) {
+            for _ in 0..waiters {
+                let Some(server) = self.take_idle(worker) else { return };
+                self.send(worker, server, thread);
+            }
         }
     }
 
@@ -290,6 +305,7 @@ impl Pool {
         match server.detach() {
             Ok(moved) => {
                 self.stats.moved();
+                self.shared.sent(thread);
                 worker.shared.send(thread, Message::Server(self.shared.clone(), Box::new(moved)));
             }
             Err(e) => tracing::warn!("move a server connection to another thread: {e}"),
@@ -351,7 +367,8 @@ impl Pool {
     }
 
     fn show_oldest(&self) {
-        self.shared.set_oldest(self.thread, self.waiters.borrow().front().map(|w| w.since));
+        let waiters = self.waiters.borrow();
+        self.shared.set_waiters(self.thread, waiters.len(), waiters.front().map(|w| w.since));
     }
 
     /// Tells everyone who waits that there will be no server.

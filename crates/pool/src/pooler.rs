@@ -57,7 +57,7 @@ impl Pooler {
             let (made, making) = std::sync::mpsc::sync_channel(1);
             thread.spawn(move || {
                 let _end = end;
-                match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                match Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default()) {
                     Ok(runtime) => {
                         let _ = made.send(Ok(()));
                         runtime.block_on(work(Worker::new(index, shared), mailbox, listeners));

@@ -3,9 +3,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Poll, Waker};
 
 use slab::Slab;
 use tokio::sync::mpsc;
@@ -36,8 +38,40 @@ pub(crate) struct Worker {
     pub(crate) clients: RefCell<Slab<Rc<Presence>>>,
     /// SUSPEND: nothing is read from clients or servers.
     pub(crate) suspended: Cell<bool>,
+    /// Pools with idle servers that clients of other threads wait for.
+    pub(crate) offers: Offers,
     config: RefCell<Arc<Config>>,
     pools: RefCell<HashMap<Key, Rc<Pool>>>,
+}
+
+/// Pools whose idle servers are to be offered to other threads, and who does it.
+#[derive(Default)]
+pub(crate) struct Offers {
+    pools: RefCell<Vec<Arc<SharedPool>>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Offers {
+    /// One more pool, once everything else that is ready has run.
+    pub(crate) fn add(&self, pool: Arc<SharedPool>) {
+        self.pools.borrow_mut().push(pool);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Returns the pools as soon as there are any.
+    async fn taken(&self) -> Vec<Arc<SharedPool>> {
+        poll_fn(|cx| {
+            let pools = self.pools.take();
+            if pools.is_empty() {
+                *self.waker.borrow_mut() = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(pools)
+        })
+        .await
+    }
 }
 
 /// Buffers that a task uses between two waits, and never across one.
@@ -61,6 +95,7 @@ impl Worker {
             registry: Registry::new(index),
             clients: RefCell::default(),
             suspended: Cell::new(false),
+            offers: Offers::default(),
             config: RefCell::new(config),
             pools: RefCell::default(),
         })
@@ -126,10 +161,13 @@ impl Worker {
                     tracing::warn!("register a client's connection: {e}");
                 }
             },
-            Message::Server(pool, moved) => match moved.attach() {
-                Ok(server) => self.pool_of(&pool).arrive(self, server),
-                Err(e) => tracing::warn!("take a server connection from another thread: {e}"),
-            },
+            Message::Server(pool, moved) => {
+                pool.came(self.index);
+                match moved.attach() {
+                    Ok(server) => self.pool_of(&pool).arrive(self, server),
+                    Err(e) => tracing::warn!("take a server connection from another thread: {e}"),
+                }
+            }
         }
     }
 
@@ -178,8 +216,17 @@ impl Drop for Seat {
 /// Runs a thread until its mailbox closes.
 pub(crate) async fn run(worker: Rc<Worker>, mut mailbox: mpsc::UnboundedReceiver<Message>) {
     let sweep = tokio::task::spawn_local(sweep::run(worker.clone()));
+    let giver = worker.clone();
+    let offers = tokio::task::spawn_local(async move {
+        loop {
+            for pool in giver.offers.taken().await {
+                giver.pool_of(&pool).offer(&giver);
+            }
+        }
+    });
     while let Some(message) = mailbox.recv().await {
         worker.receive(message);
     }
     sweep.abort();
+    offers.abort();
 }

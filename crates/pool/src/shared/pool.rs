@@ -39,7 +39,10 @@ pub(crate) struct Pool {
 struct Lane {
     /// When the client that waits longest began to (nanoseconds since the start).
     oldest: AtomicU64,
+    waiters: AtomicU32,
     idle: AtomicU32,
+    /// Servers on their way there.
+    coming: AtomicU32,
 }
 
 /// A parameter's name and value.
@@ -102,8 +105,9 @@ impl Pool {
         *lock(&self.plan) = Arc::new(plan);
     }
 
-    /// Tells the others that a thread's longest waiting client waits since then; `None`: none waits.
-    pub(crate) fn set_oldest(&self, thread: usize, since: Option<u64>) {
+    /// Tells the others how many clients of a thread wait, and since when the first does; `None`: none waits.
+    pub(crate) fn set_waiters(&self, thread: usize, count: usize, since: Option<u64>) {
+        self.lanes[thread].waiters.store(count as u32, Ordering::Relaxed);
         match since {
             Some(since) => {
                 self.lanes[thread].oldest.store(since, Ordering::SeqCst);
@@ -126,6 +130,29 @@ impl Pool {
         }
         let waiting = (0..self.lanes.len()).filter(|t| others & 1 << t != 0);
         waiting.map(|t| (t, self.lanes[t].oldest.load(Ordering::Relaxed))).min_by_key(|(_, since)| *since)
+    }
+
+    /// Other threads on which clients wait and how many, the one that waits longest first.
+    pub(crate) fn waiting_elsewhere(&self, thread: usize) -> Vec<(usize, u32)> {
+        let mut waiting: Vec<usize> = self.threads_waiting().filter(|t| *t != thread).collect();
+        waiting.sort_by_key(|t| self.lanes[*t].oldest.load(Ordering::Relaxed));
+        let count = |t: usize| self.lanes[t].waiters.load(Ordering::Relaxed).max(1).saturating_sub(self.coming(t));
+        waiting.into_iter().map(|t| (t, count(t))).collect()
+    }
+
+    /// Servers on their way to a thread.
+    pub(crate) fn coming(&self, thread: usize) -> u32 {
+        self.lanes[thread].coming.load(Ordering::Relaxed)
+    }
+
+    /// A server is sent to a thread.
+    pub(crate) fn sent(&self, thread: usize) {
+        self.lanes[thread].coming.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It's there.
+    pub(crate) fn came(&self, thread: usize) {
+        self.lanes[thread].coming.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Tells the others how many idle servers a thread has.
