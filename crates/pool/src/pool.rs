@@ -5,6 +5,7 @@
 //! elsewhere (`idle_elsewhere`); a thread that puts a server aside first says so (`set_idle`) and then looks for waiting
 //! clients (`longest_elsewhere`). All four are sequentially consistent, so that at least one of the two sees the other.
 
+mod early;
 pub(crate) mod launch;
 mod reach;
 pub(crate) mod route;
@@ -60,6 +61,8 @@ pub(crate) struct Pool {
     halting: Cell<bool>,
     /// Idle servers will be offered to other threads as soon as this one has done what it has to do.
     offered: Cell<bool>,
+    /// The leader's successor that connections are being made to already.
+    early: RefCell<Option<Arc<str>>>,
 }
 
 impl Pool {
@@ -80,6 +83,7 @@ impl Pool {
             held: Cell::new(false),
             halting: Cell::new(false),
             offered: Cell::new(false),
+            early: RefCell::default(),
         };
         pool.set_route(all);
         pool

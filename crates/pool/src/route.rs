@@ -54,6 +54,8 @@ pub struct Member {
 pub struct Drain {
     /// Number of the order (revision of the DCS key).
     pub order: i64,
+    /// The member that takes over, where one is known: connections to it may be made ahead.
+    pub to: Option<Arc<str>>,
     /// After this time, counted from when the pooler first sees the order, what still runs is cut.
     pub patience: Duration,
 }

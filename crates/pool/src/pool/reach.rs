@@ -57,16 +57,18 @@ async fn attempt(
 fn arrived(worker: &Rc<Worker>, pool: &Rc<Pool>, server: Box<Server>, choice: &Choice, turn: Option<Turn>) {
     let opens = choice.cluster.proved(&choice.door());
     drop(turn);
-    if opens {
-        let as_what = if choice.writes { "the leader" } else { "a reader" };
-        let spot = &choice.spot;
-        tracing::info!(target: "pooler", "cluster {}: {} serves as {as_what} (epoch {})", choice.cluster.name, spot.member, spot.epoch);
-    }
     launch::welcome(worker, pool, server);
     if opens {
-        let cluster = choice.cluster.clone();
-        worker.shared.tell_all(move |worker| worker.seek(&cluster));
+        tell(worker, choice);
     }
+}
+
+/// Tells everybody that a member serves.
+pub(super) fn tell(worker: &Worker, choice: &Choice) {
+    let as_what = if choice.writes { "the leader" } else { "a reader" };
+    let (cluster, spot) = (choice.cluster.clone(), &choice.spot);
+    tracing::info!(target: "pooler", "cluster {}: {} serves as {as_what} (epoch {})", cluster.name, spot.member, spot.epoch);
+    worker.shared.tell_all(move |worker| worker.seek(&cluster));
 }
 
 /// Whether it may be otherwise in a moment, without anybody's doing.

@@ -38,6 +38,8 @@ pub(crate) struct Choice {
     pub(crate) port: u16,
     /// It has to be writable.
     pub(crate) writes: bool,
+    /// It's made before its member leads.
+    pub(crate) early: bool,
     pub(super) cluster: Arc<Cluster>,
     target: Target,
 }
@@ -57,6 +59,7 @@ impl Route {
             host: Host::read(&member.host),
             port: member.port,
             writes: self.target.role == Role::Leader,
+            early: false,
             cluster: self.cluster.clone(),
             target: self.target.clone(),
         }
@@ -156,6 +159,7 @@ impl Pool {
         self.judge(worker);
         self.close_outdated();
         self.wake_parked(worker);
+        self.prepare(worker);
         self.seek(worker);
     }
 
@@ -206,6 +210,15 @@ impl Pool {
     fn has(&self, client: &crate::client::Presence) -> bool {
         let names = (&self.shared.database.name, &self.shared.user.name);
         client.pool.borrow().as_ref().is_some_and(|(database, user)| (database, user) == names)
+    }
+
+    /// Where connections go that are made before the leader has changed; `None`: nowhere.
+    pub(super) fn successor(&self) -> Option<Choice> {
+        let route = self.route.borrow();
+        let route = route.as_ref().filter(|route| route.target.role == Role::Leader)?;
+        let name = choice::successor(&route.topology)?;
+        let member = route.topology.members.iter().find(|m| m.name == *name)?;
+        Some(Choice { writes: false, early: true, ..route.choice(member) })
     }
 
     /// Where one more connection goes.

@@ -33,6 +33,36 @@ pub(crate) fn is_held(topology: &Topology, target: &Target) -> bool {
     target.role == Role::Leader && topology.leader.as_ref().is_none_or(draining)
 }
 
+/// The member that takes the draining leader's place, where that is known.
+pub(crate) fn successor(topology: &Topology) -> Option<&Arc<str>> {
+    match &topology.leader {
+        Some(leader) => topology.draining.get(leader)?.to.as_ref(),
+        None => topology.draining.values().find_map(|drain| drain.to.as_ref()),
+    }
+}
+
+/// What is to be expected of a member that was to take the leader's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prospect {
+    /// It may come to lead.
+    Open,
+    /// It leads, in this epoch.
+    Leads(i64),
+    /// Another does, or will.
+    Over,
+}
+
+/// What is to be expected of such a member.
+pub(crate) fn prospect(topology: &Topology, member: &Arc<str>) -> Prospect {
+    match (&topology.leader, successor(topology)) {
+        (_, Some(next)) if next == member => Prospect::Open,
+        (Some(leader), None) if leader == member => Prospect::Leads(topology.epoch),
+        // Its predecessor has gone, and it hasn't come yet.
+        (None, None) => Prospect::Open,
+        _ => Prospect::Over,
+    }
+}
+
 /// Members that new connections may go to. They're the same as those whose connections are used.
 pub(crate) fn candidates<'a>(topology: &'a Topology, target: &Target) -> Vec<&'a Member> {
     let leads = |member: &Member| topology.leader.as_ref() == Some(&member.name);
@@ -89,7 +119,7 @@ mod tests {
     }
 
     fn drain(topology: &mut Topology, name: &str) {
-        topology.draining.insert(name.into(), Drain { order: 1, patience: Duration::ZERO });
+        topology.draining.insert(name.into(), Drain { order: 1, to: None, patience: Duration::ZERO });
     }
 
     fn target(role: Role) -> Target {
@@ -149,6 +179,24 @@ mod tests {
         topology.leader = None;
         assert_eq!(standing(&topology, &leader, &spot("pg1", 7)), Standing::Held);
         assert!(is_held(&topology, &leader));
+    }
+
+    #[test]
+    fn a_successor_is_prepared_for_until_it_leads_or_another_does() {
+        let (mut topology, pg2) = (three(), "pg2".into());
+        assert_eq!((successor(&topology), prospect(&topology, &pg2)), (None, Prospect::Over));
+        let to = Some(Arc::from("pg2"));
+        topology.draining.insert("pg1".into(), Drain { order: 1, to, patience: Duration::ZERO });
+        assert_eq!((successor(&topology), prospect(&topology, &pg2)), (Some(&pg2), Prospect::Open));
+        assert_eq!(prospect(&topology, &"pg3".into()), Prospect::Over);
+        topology.leader = None;
+        assert_eq!((successor(&topology), prospect(&topology, &pg2)), (Some(&pg2), Prospect::Open));
+        topology.draining.clear();
+        assert_eq!((successor(&topology), prospect(&topology, &pg2)), (None, Prospect::Open));
+        (topology.leader, topology.epoch) = (Some("pg2".into()), 8);
+        assert_eq!(prospect(&topology, &pg2), Prospect::Leads(8));
+        topology.leader = Some("pg3".into());
+        assert_eq!(prospect(&topology, &pg2), Prospect::Over);
     }
 
     #[test]

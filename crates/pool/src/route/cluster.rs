@@ -20,6 +20,7 @@ pub(crate) struct Cluster {
     /// What there is to say.
     pub(super) report: watch::Sender<Report>,
     gates: Mutex<Gates>,
+    opened: tokio::sync::Notify,
     conducted: AtomicBool,
     /// Waits of clients are counted, because a hold is in force or has just ended.
     counting: AtomicBool,
@@ -50,6 +51,7 @@ impl Cluster {
             topology: watch::Sender::default(),
             report: watch::Sender::default(),
             gates: Mutex::default(),
+            opened: tokio::sync::Notify::new(),
             conducted: AtomicBool::new(false),
             counting: AtomicBool::new(false),
             tally: Mutex::default(),
@@ -125,7 +127,16 @@ impl Cluster {
 
     /// A connection has proved that the member serves. Whether that's news.
     pub(crate) fn proved(&self, door: &Door) -> bool {
-        self.gates(|gates| gates.proved(door))
+        let is_news = self.gates(|gates| gates.proved(door));
+        if is_news {
+            self.opened.notify_waiters();
+        }
+        is_news
+    }
+
+    /// Returns when some member has been proved to serve since this was called.
+    pub(crate) fn opened(&self) -> tokio::sync::futures::Notified<'_> {
+        self.opened.notified()
     }
 
     /// A connection couldn't be made.

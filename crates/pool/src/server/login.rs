@@ -100,7 +100,10 @@ pub(crate) async fn connect(
     if choice.is_some_and(|choice| choice.writes) {
         prove_writable(worker, &mut server, &welcome, extra.is_empty()).await?;
     }
-    pool.shared.set_welcome(Arc::new(welcome));
+    // What a replica tells would be wrong of the leader that it's to be.
+    if !choice.is_some_and(|choice| choice.early) {
+        pool.shared.set_welcome(Arc::new(welcome));
+    }
     if let Some(query) = &plan.connect_query {
         exchange::query(&mut server, query.as_bytes(), &worker.shared.tracked).await?;
     }
@@ -129,14 +132,16 @@ async fn prove_writable(worker: &Worker, server: &mut Server, welcome: &Welcome,
     let told = welcome.parameters.iter().rfind(|(name, _)| &**name == b"in_hot_standby");
     let is_standby = match told {
         Some((_, value)) => &**value != b"off",
-        None if asks => {
-            let rows =
-                exchange::query(server, b"SELECT pg_catalog.pg_is_in_recovery()", &worker.shared.tracked).await?;
-            !matches!(&rows[..], [row] if matches!(&row[..], [Some(value)] if value == b"f"))
-        }
+        None if asks => self::is_standby(worker, server).await?,
         None => false,
     };
     if is_standby { Err(Error::NotWritable) } else { Ok(()) }
+}
+
+/// Asks a server whether it's a standby.
+pub(crate) async fn is_standby(worker: &Worker, server: &mut Server) -> Result<bool, Error> {
+    let rows = exchange::query(server, b"SELECT pg_catalog.pg_is_in_recovery()", &worker.shared.tracked).await?;
+    Ok(!matches!(&rows[..], [row] if matches!(&row[..], [Some(value)] if value == b"f")))
 }
 
 /// A server whose role or database suppresses warnings would never tell of a commit that wasn't confirmed.

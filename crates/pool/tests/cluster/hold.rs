@@ -153,7 +153,7 @@ fn a_switchover_costs_clients_of_all_kinds_no_error() -> Result<()> {
         let clients: Vec<_> = (0..24).map(|n| client(site, n, &stop)).collect();
         let switch = async {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            site.drain("pg1", 9, EVER);
+            site.drain_for("pg1", "pg2", 9);
             site.drained("pg1", 9).await?;
             // Every client comes to its next request.
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -176,5 +176,61 @@ fn a_switchover_costs_clients_of_all_kinds_no_error() -> Result<()> {
         let (counts, rows) = (counts, number(&site.postgres[1].value("SELECT count(*) FROM log").await?)?);
         ensure!(i64::from(counts.iter().sum::<u32>()) == rows, "{counts:?} {rows}");
         Ok(())
+    })
+}
+
+/// Connections that the pooler has to a server.
+const CONNECTIONS: &str = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'alice'";
+
+#[test]
+fn connections_made_to_the_successor_while_clients_are_held_serve_once_it_leads() -> Result<()> {
+    Setup::new(2).run(async |site| {
+        let mut session = site.session("app").await?;
+        session.firsts("SELECT 1").await?;
+        site.drain_for("pg1", "pg2", 4);
+        site.drained("pg1", 4).await?;
+        site.until(1, CONNECTIONS, "1").await?;
+        let early = site.postgres[1].value("SELECT pid FROM pg_stat_activity WHERE usename = 'alice'").await?;
+        session.batch(Batch::new().query("SELECT pg_backend_pid()")).await?;
+        site.postgres[0].stop(Stop::Fast)?;
+        // The key is taken before the new leader is writable.
+        site.change(|t| {
+            t.draining.clear();
+            (t.leader, t.epoch) = (name("pg2"), 2);
+        });
+        ensure!(stays_pending(session.message()).await, "it isn't writable yet");
+        site.promote(1).await?;
+        ensure!(harness::pooler::raw::firsts(&session.until_ready().await?) == [early]);
+        let (_client, connection) = site.config("app").connect(tokio_postgres::NoTls).await?;
+        ensure!(connection.parameter("in_hot_standby") != Some("on"));
+        session.firsts("INSERT INTO log (who) VALUES ('early')").await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn connections_to_a_successor_that_does_not_come_to_lead_end() -> Result<()> {
+    Setup::new(3).run(async |site| {
+        let mut session = site.session("app").await?;
+        let backend = session.backend().await?;
+        site.drain_for("pg1", "pg2", 4);
+        site.drained("pg1", 4).await?;
+        site.until(1, CONNECTIONS, "1").await?;
+        session.batch(Batch::new().query("SELECT pg_backend_pid()")).await?;
+        // Nobody takes over after all.
+        site.change(|t| t.draining.clear());
+        ensure!(harness::pooler::raw::firsts(&session.until_ready().await?) == [backend]);
+        site.until(1, CONNECTIONS, "0").await?;
+        // Another than was announced does.
+        site.drain_for("pg1", "pg2", 5);
+        site.until(1, CONNECTIONS, "1").await?;
+        site.postgres[0].stop(Stop::Fast)?;
+        site.promote(2).await?;
+        site.change(|t| {
+            t.draining.clear();
+            (t.leader, t.epoch) = (name("pg3"), 2);
+        });
+        ensure!(site.member_of(&mut session).await? == 2);
+        site.until(1, CONNECTIONS, "0").await
     })
 }

@@ -133,7 +133,13 @@ impl Site {
 
     /// Orders a drain.
     pub(crate) fn drain(&self, member: &str, order: i64, patience: Duration) {
-        self.change(|t| _ = t.draining.insert(member.into(), Drain { order, patience }));
+        self.change(|t| _ = t.draining.insert(member.into(), Drain { order, to: None, patience }));
+    }
+
+    /// Orders a drain for a successor.
+    pub(crate) fn drain_for(&self, member: &str, successor: &str, order: i64) {
+        let drain = Drain { order, to: name(successor), patience: Duration::from_secs(600) };
+        self.change(|t| _ = t.draining.insert(member.into(), drain));
     }
 
     /// Waits until a report says something.

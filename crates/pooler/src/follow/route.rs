@@ -12,8 +12,11 @@ use serde_json::Value;
 /// Where clients go by these keys. `last` is where they went before, `local` tells whether a host is this machine.
 pub(super) fn topology(cluster: &Cluster, last: &Topology, local: impl Fn(&str) -> bool) -> Topology {
     let members = cluster.members.values().filter_map(|m| member(cluster, m, &local)).collect();
-    let drain =
-        |d: &ha::cluster::Revisioned<ha::poolers::Drain>| Drain { order: d.revision, patience: d.value.patience() };
+    let drain = |d: &ha::cluster::Revisioned<ha::poolers::Drain>| Drain {
+        order: d.revision,
+        to: d.value.to.as_deref().map(Arc::from),
+        patience: d.value.patience(),
+    };
     let draining = cluster.drains.iter().map(|(name, d)| (Arc::from(name.as_str()), drain(d))).collect();
     let (leader, epoch) = match &cluster.leader {
         Some(leader) => (Some(Arc::from(leader.name.as_str())), leader.term.revision),
@@ -132,9 +135,12 @@ mod tests {
 
     #[test]
     fn drains_are_passed_on_with_their_revision() {
-        let drain = Revisioned { revision: 44, value: poolers::Drain { to: None, patience_ms: 2500 } };
+        let drain = Revisioned { revision: 44, value: poolers::Drain { to: Some("pg2".into()), patience_ms: 2500 } };
         let now = route(&Cluster { drains: [("pg1".into(), drain)].into(), ..cluster() }, &Topology::default());
-        assert_eq!(now.draining["pg1"], Drain { order: 44, patience: Duration::from_millis(2500) });
+        assert_eq!(
+            now.draining["pg1"],
+            Drain { order: 44, to: Some("pg2".into()), patience: Duration::from_millis(2500) }
+        );
     }
 
     #[test]
