@@ -8,12 +8,11 @@ use tokio_postgres::Client;
 
 use crate::connection::{STATEMENT_LIMIT, rows, text};
 use crate::error::Error;
-use crate::files::write_atomic;
 use crate::instance::Instance;
 use crate::postmaster::Postmaster;
 
 /// How often a promotion is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(4);
 
 impl Instance {
     /// Promotes a standby and returns once it takes writes. Without a bound in time: that is the caller's. On a primary
@@ -28,8 +27,13 @@ impl Instance {
             postmaster.set_standby(false);
             return Ok(());
         }
-        // What pg_promote() does inside the server (PostgreSQL 12+, xlogfuncs.c), without its polling.
-        self.step(permit, |own| write_atomic(&own.0.data_dir().join("promote"), "", own.0.user())).await?;
+        // What pg_promote() does inside the server (PostgreSQL 12+, xlogfuncs.c), without its polling. The file needn't
+        // outlive a crash.
+        let file = |own: &Instance| {
+            let file = own.0.data_dir().join("promote");
+            std::fs::write(&file, "").map_err(|e| Error::io(format!("write {}", file.display()), e))
+        };
+        self.step(permit, file).await?;
         let told = postmaster.signal(Signal::USR1).map_err(|e| Error::io("signal PostgreSQL to promote", e));
         let promoted = match told {
             Ok(()) => promoted(&postmaster, &client).await,

@@ -17,7 +17,7 @@ use crate::slot::slot_name;
 use crate::start::Start;
 use crate::stop::Stop;
 
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A WAL receiver that is still there after this long is told so itself, and woken in case it was stopped.
 const RECEIVER_PATIENCE: Duration = Duration::from_millis(300);
 
@@ -28,15 +28,18 @@ impl Instance {
     pub async fn follow(&self, upstream: Option<Upstream>) -> Result<(), Error> {
         let permit = self.0.work.permit();
         let aim = upstream.clone();
-        let managed = self
-            .step(permit, move |own| {
-                let use_slots = own.0.lock_state().conf.use_slots;
-                own.0.write_pgpass()?;
-                own.0.write_managed(|managed| own.0.aim(managed, aim.as_ref(), use_slots))
-            })
-            .await?;
+        let writing = self.step(permit, move |own| {
+            let use_slots = own.0.lock_state().conf.use_slots;
+            own.0.write_pgpass()?;
+            own.0.write_managed(|managed| own.0.aim(managed, aim.as_ref(), use_slots))
+        });
+        let reloads = self.version().reloads_conninfo();
+        let connecting =
+            async { if reloads && self.0.alive().is_some() { Some(self.0.connect().await) } else { None } };
+        let (managed, client) = tokio::join!(writing, connecting);
+        let managed = managed?;
         let Some(postmaster) = self.0.alive() else { return Ok(()) };
-        if !self.version().reloads_conninfo() {
+        if !reloads {
             let conf = self.0.lock_state().conf.clone();
             self.stop(Stop::default()).await?;
             self.start_with(permit, Start::Replica { upstream: upstream.clone() }, &conf).await?;
@@ -47,8 +50,9 @@ impl Instance {
             };
         }
         self.reload().await?;
+        let client = client.unwrap_or(Err(Error::NotRunning));
         if upstream.is_some() {
-            let client = self.0.connect().await?;
+            let client = client?;
             return in_force(&client, "primary_conninfo", &managed.primary_conninfo).await;
         }
         let began = Clock::now();
@@ -62,7 +66,7 @@ impl Instance {
             sleep(LOOK_EVERY).await;
         }
         // The receiver is started by the startup process, which may not have read the new setting yet.
-        let client = self.0.connect().await?;
+        let client = client?;
         in_force(&client, "primary_conninfo", "").await?;
         self.settle_receiver(&client).await
     }

@@ -121,13 +121,14 @@ impl Step<'_> {
         if !self.lease_is_fresh() {
             return Reason::NoLease;
         }
+        let leaderless = self.memory.leaderless_since.unwrap_or(self.now);
+        // The others are asked while the receiver stops.
+        let round = self.round_since(leaderless.max(self.now.before(FRESH)));
         if answer.in_recovery && (answer.upstream.is_some() || answer.receiver.is_some()) {
             // Safety rule 4: a leader that wakes late must not collect this node's acknowledgement any more.
             return self.work(Action::Follow { upstream: None }, Reason::StoppingReceiver);
         }
-        let leaderless = self.memory.leaderless_since.unwrap_or(self.now);
-        let since = leaderless.max(self.now.before(FRESH));
-        let Some(round) = self.round_since(since) else {
+        let Some(round) = round else {
             return Reason::Election;
         };
         let patience = leaderless + (self.view.settings.ttl / 2).max(YIELD);
