@@ -73,8 +73,8 @@ impl<'a> Pooler<'a> {
         let (log, pid) = (self.path("log"), self.path("pid"));
         format!(
             "[databases]\n\
-             rw = dbname=postgres cluster=otus role=leader\n\
-             ro = dbname=postgres cluster=otus role=replica\n\
+             rw = dbname=postgres cluster=otus role=leader pool_mode=transaction\n\
+             ro = dbname=postgres cluster=otus role=replica pool_mode=transaction\n\
              * = host={address} port=5432\n\
              [users]\n\
              [pgbouncer]\n\

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::conf::{self, Managed};
 use crate::connection::{literal, optional, text};
@@ -160,18 +161,30 @@ impl Inner {
         Ok(Written { before, raised: wanted.raised, ..written })
     }
 
-    /// Changes the managed parameters alone. Blocking.
+    /// Changes the managed parameters alone. PostgreSQL isn't asked whether it takes the file: it took the others, and a
+    /// failover waits for this. Blocking.
     pub(crate) fn write_managed(&self, edit: impl FnOnce(&mut Managed)) -> Result<Managed, Error> {
         let _one_at_a_time = self.lock_files();
         let (parameters, mut managed) = self.read_conf()?;
         edit(&mut managed);
-        self.write_parameters(parameters, &managed)?;
+        write_atomic(&self.conf_path(), &self.conf_text(&parameters, &managed), self.user())?;
         Ok(managed)
     }
 
+    fn conf_path(&self) -> PathBuf {
+        self.data_dir().join("postgresql.conf")
+    }
+
+    fn conf_text(&self, parameters: &BTreeMap<String, String>, managed: &Managed) -> String {
+        let base = match &self.options.custom_conf {
+            Some(path) => path.display().to_string(),
+            None => "postgresql.base.conf".to_owned(),
+        };
+        conf::postgresql_conf(&base, parameters, managed)
+    }
+
     fn read_conf(&self) -> Result<(BTreeMap<String, String>, Managed), Error> {
-        let path = self.data_dir().join("postgresql.conf");
-        let text = read_if_exists(&path)?.unwrap_or_default();
+        let text = read_if_exists(&self.conf_path())?.unwrap_or_default();
         let base = self.data_dir().join("postgresql.base.conf");
         if !base.exists() {
             let original = if text.starts_with(conf::HEADER) { "" } else { text.as_str() };
@@ -193,14 +206,10 @@ impl Inner {
 
     /// Writes these parameters, without those that PostgreSQL refuses.
     fn write_parameters(&self, mut parameters: BTreeMap<String, String>, managed: &Managed) -> Result<Written, Error> {
-        let path = self.data_dir().join("postgresql.conf");
-        let base = match &self.options.custom_conf {
-            Some(path) => path.display().to_string(),
-            None => "postgresql.base.conf".to_owned(),
-        };
+        let path = self.conf_path();
         let mut rejected = Vec::new();
         loop {
-            let text = conf::postgresql_conf(&base, &parameters, managed);
+            let text = self.conf_text(&parameters, managed);
             if read_if_exists(&path)?.as_deref() == Some(text.as_str()) {
                 return Ok(Written { after: parameters, rejected, ..Written::default() });
             }

@@ -1,7 +1,7 @@
 //! Connections of the managing user to the local server. What is asked over them is in the modules that ask.
 
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio_postgres::config::SslMode;
@@ -65,6 +65,14 @@ impl Inner {
         let mut seen = Vec::new();
         dirs.retain(|d| !seen.contains(d) && (seen.push(d.clone()), true).1);
         dirs
+    }
+
+    /// The reserved connection where that answers, else a new one.
+    pub(crate) async fn client(&self) -> Result<Arc<Client>, Error> {
+        match self.probes.answering() {
+            Some(client) => Ok(client),
+            None => self.connect().await.map(Arc::new),
+        }
     }
 
     /// A new connection, bounded in time.

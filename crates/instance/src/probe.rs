@@ -39,6 +39,8 @@ pub(crate) struct Probes {
     disk: AsyncMutex<Look<DataDir>>,
     fresh: AsyncMutex<Fresh>,
     trouble: Mutex<Option<String>>,
+    /// The reserved connection while it answers, for work that can't wait for a login.
+    answering: Mutex<Option<Arc<Client>>>,
     pub(crate) lost: AsyncMutex<Lost>,
     /// WAL that a replica waits for and doesn't get.
     pub(crate) lost_wal: Mutex<Option<String>>,
@@ -48,6 +50,16 @@ impl Probes {
     pub(crate) fn trouble(&self) -> Option<String> {
         let lost_wal = || self.lost_wal.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(lost_wal)
+    }
+
+    /// The reserved connection, if it answered when it was last asked.
+    pub(crate) fn answering(&self) -> Option<Arc<Client>> {
+        let client = self.answering.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        client.filter(|client| !client.is_closed())
+    }
+
+    fn set_answering(&self, client: Option<Arc<Client>>) {
+        *self.answering.lock().unwrap_or_else(PoisonError::into_inner) = client;
     }
 
     fn set_trouble(&self, trouble: Option<String>) {
@@ -236,6 +248,7 @@ impl Instance {
             };
             match tokio::time::timeout(patience, &mut task).await {
                 Err(_) => {
+                    self.0.probes.set_answering(None);
                     reserved.pending = Some((began, task));
                     let since = *reserved.silent_since.get_or_insert(began);
                     return (Sql::Silent(since), now());
@@ -283,6 +296,7 @@ impl Instance {
 
     fn answered(&self, reserved: &mut Reserved, client: Arc<Client>, facts: Facts, reply: question::Reply) -> Sql {
         self.0.probes.set_trouble(None);
+        self.0.probes.set_answering(Some(client.clone()));
         reserved.silent_since = None;
         reserved.client = Some(client);
         if let Some(pending) = reply.pending_restart {

@@ -22,7 +22,7 @@ impl Instance {
         let permit = self.0.work.permit();
         let postmaster = self.0.alive().ok_or(Error::NotRunning)?;
         // Connected first: the connection is then there when the answer changes.
-        let client = self.0.connect().await?;
+        let client = self.0.client().await?;
         if !in_recovery(&client).await? {
             postmaster.set_standby(false);
             return Ok(());

@@ -35,7 +35,7 @@ impl Instance {
         });
         let reloads = self.version().reloads_conninfo();
         let connecting =
-            async { if reloads && self.0.alive().is_some() { Some(self.0.connect().await) } else { None } };
+            async { if reloads && self.0.alive().is_some() { Some(self.0.client().await) } else { None } };
         let (managed, client) = tokio::join!(writing, connecting);
         let managed = managed?;
         let Some(postmaster) = self.0.alive() else { return Ok(()) };
@@ -79,12 +79,11 @@ impl Instance {
         while quiet < 2 {
             // A startup process that replays without rest reads settings between two records.
             let busy = began.elapsed() > Duration::from_secs(1);
-            let read = self.blocking(move |own| Ok(own.0.has_read_signals("startup") || busy)).await?;
-            let receiver = self.blocking(|own| Ok(own.0.has_receiver(false))).await?;
+            let still = self.blocking(move |own| Ok(own.0.receives_nothing(busy))).await?;
             let listed =
                 rows(client, "look for the WAL receiver", "SELECT 1 FROM pg_stat_wal_receiver", STATEMENT_LIMIT)
                     .await?;
-            quiet = if read && !receiver && listed.is_empty() { quiet + 1 } else { 0 };
+            quiet = if still && listed.is_empty() { quiet + 1 } else { 0 };
             if began.elapsed() > STATEMENT_LIMIT {
                 return Err(Error::TimedOut { what: "the end of the WAL receiver".into(), limit: STATEMENT_LIMIT });
             }
@@ -247,6 +246,16 @@ impl Inner {
             let _ = kill_process(pid, Signal::CONT);
         }
         !receivers.is_empty()
+    }
+
+    /// Whether the startup process has acted on the SIGHUPs sent before, or is known to be too `busy` to be seen doing so,
+    /// and there is no WAL receiver. Blocking.
+    fn receives_nothing(&self, busy: bool) -> bool {
+        let processes = self.processes().processes();
+        let startup = of_kind(&processes, "startup");
+        let has_read = |pid| sleeps_with_nothing_pending(pid).unwrap_or(false);
+        (busy || (!startup.is_empty() && startup.into_iter().all(has_read)))
+            && of_kind(&processes, "walreceiver").is_empty()
     }
 
     /// Whether every process of this kind has acted on the SIGHUPs sent before: none is pending, and it sleeps in its

@@ -128,7 +128,7 @@ impl Instance {
     async fn worth_waiting_for(&self, how: &Stop) -> Option<BTreeSet<u32>> {
         let names = how.wait_for.as_ref()?;
         let ask = async {
-            let client = self.0.connect().await?;
+            let client = self.0.client().await?;
             rows(&client, "list standbys", "SELECT pid, application_name FROM pg_stat_replication", ASK_LIMIT).await
         };
         let mut keep = BTreeSet::new();
