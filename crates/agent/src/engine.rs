@@ -301,7 +301,14 @@ impl Engine {
     }
 
     fn read(&mut self, reading: Reading, at: Tick) {
-        if self.state.read(reading, at) {
+        let led = |state: &State| state.cluster.as_ref().is_some_and(|c| c.leader.is_some());
+        let was_led = led(&self.state);
+        let changed = self.state.read(reading, at);
+        if was_led && !led(&self.state) {
+            // Whether this node may lead depends on its receiver as of now.
+            self.node.looker.notify_one();
+        }
+        if changed {
             self.node.mark_pause(self.state.settings.pause);
             self.node.set_watchdog(self.state.settings.ttl);
         }

@@ -153,6 +153,10 @@ impl Scenario {
                 let revision = r.parse().unwrap();
                 c.drains.insert((*member).to_owned(), Revisioned { revision, value: Drain::default() });
             }
+            ("drain", [member, r, "for", heir]) => {
+                let value = Drain { to: Some((*heir).to_owned()), ..Drain::default() };
+                c.drains.insert((*member).to_owned(), Revisioned { revision: r.parse().unwrap(), value });
+            }
             ("sync", ["none"]) => c.sync = None,
             ("sync", [leader, "revision", r, standbys @ ..]) => {
                 let standbys = standbys.iter().map(|s| (*s).to_owned()).collect();

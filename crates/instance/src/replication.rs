@@ -34,8 +34,7 @@ impl Instance {
             own.0.write_managed(|managed| own.0.aim(managed, aim.as_ref(), use_slots))
         });
         let reloads = self.version().reloads_conninfo();
-        let connecting =
-            async { if reloads && self.0.alive().is_some() { Some(self.0.client().await) } else { None } };
+        let connecting = async { if reloads && self.0.alive().is_some() { Some(self.0.client().await) } else { None } };
         let (managed, client) = tokio::join!(writing, connecting);
         let managed = managed?;
         let Some(postmaster) = self.0.alive() else { return Ok(()) };

@@ -13,6 +13,10 @@ use crate::view::{Peer, Round};
 const FRESH: Duration = Duration::from_secs(2);
 /// How long the others leave a requested successor to take the key; the member that stepped down waits twice as long.
 const YIELD: Duration = Duration::from_secs(5);
+/// How long the others leave an heir to take the key that nobody named in a request.
+const INHERIT: Duration = Duration::from_secs(1);
+/// How long the end of the receiver may take to be seen.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl Step<'_> {
     pub(super) fn elect(&mut self, cluster: &Cluster) -> Reason {
@@ -31,7 +35,7 @@ impl Step<'_> {
         let Some(answer) = self.view.answer() else {
             return self.still_recovering();
         };
-        if let Some(reason) = self.stand_aside(request) {
+        if let Some(reason) = self.stand_aside(request).or_else(|| self.leave_it_to_the_heir(cluster, request)) {
             return reason;
         }
         let chosen = self.is_chosen(cluster);
@@ -89,6 +93,30 @@ impl Step<'_> {
         None
     }
 
+    /// The member that the last leader handed over to. It said so in its drain order, which goes with its lease: the key
+    /// was released, it didn't expire, and it's released only when no process of PostgreSQL is left.
+    fn heir<'c>(&self, cluster: &'c Cluster) -> Option<&'c str> {
+        cluster.drains.values().find_map(|order| order.value.to.as_deref())
+    }
+
+    /// Whether another member is the heir, and its time isn't over.
+    fn leave_it_to_the_heir(&mut self, cluster: &Cluster, request: Option<&Failover>) -> Option<Reason> {
+        let named = request.is_some_and(|r| r.candidate.is_some());
+        let heir = self.heir(cluster).filter(|heir| !named && *heir != self.view.me.name)?;
+        let until = self.memory.leaderless_since.unwrap_or(self.now) + INHERIT;
+        if self.now >= until {
+            return None;
+        }
+        self.wake(until);
+        Some(Reason::YieldingTo { to: heir.to_owned() })
+    }
+
+    /// Whether the last leader handed over to this node, and it has every byte that there is.
+    fn inherits(&self, cluster: &Cluster, answer: &Answer) -> bool {
+        let complete = cluster.status.as_ref().is_some_and(|s| s.optime.bytes_since(answer.position()) == 0);
+        complete && answer.in_recovery && self.heir(cluster) == Some(self.view.me.name.as_str())
+    }
+
     /// Why this node must not lead, whatever the others say.
     pub(super) fn unfit(&self, cluster: &Cluster, answer: &Answer, chosen: bool) -> Option<Reason> {
         if !self.covered_by_sync(cluster, &self.view.me.name) {
@@ -124,7 +152,15 @@ impl Step<'_> {
         let leaderless = self.memory.leaderless_since.unwrap_or(self.now);
         // The others are asked while the receiver stops.
         let round = self.round_since(leaderless.max(self.now.before(FRESH)));
-        if answer.in_recovery && (answer.upstream.is_some() || answer.receiver.is_some()) {
+        let looked = self.view.local.taken_at >= leaderless;
+        let inherits = self.inherits(cluster, answer);
+        if inherits && !looked && self.now < leaderless + LOOK {
+            self.wake(leaderless + LOOK);
+            return Reason::Election;
+        }
+        // An heir's receiver ends with its leader, which is down; whoever else may lead takes the key first.
+        let receives = answer.receiver.is_some() || (answer.upstream.is_some() && !(inherits && looked));
+        if answer.in_recovery && receives {
             // Safety rule 4: a leader that wakes late must not collect this node's acknowledgement any more.
             return self.work(Action::Follow { upstream: None }, Reason::StoppingReceiver);
         }
