@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How often each event is measured; switchovers behind poolers four times as often
+    /// How often each event is measured; switchovers behind poolers 20 times and more
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Write the figures here too: {"switchover": {"runs", "errors", "stall_median_s", "stall_max_s", "lost"}, "crash":

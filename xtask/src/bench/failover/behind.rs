@@ -25,6 +25,8 @@ const CLIENTS: usize = 32;
 const PERIOD: Duration = Duration::from_millis(150);
 /// Quiet time before each event.
 const BEFORE: Duration = Duration::from_secs(2);
+/// Switchovers are measured so often at least: that none costs an error wants many.
+const SWITCHOVERS: u32 = 20;
 /// Host deaths at the default timings take their time.
 const SLOW_ROUNDS: u32 = 3;
 
@@ -43,7 +45,7 @@ enum Event {
 pub(super) async fn pgherd(programs: &Programs, rounds: u32, report: &mut Report) -> Result<()> {
     say!("pgherd, default timings");
     let bench = Bench::pgherd(programs, Options::seed(Store::Etcd)).await?;
-    bench.repeat(report, 4 * rounds, "switchover", Event::Switchover).await?;
+    bench.repeat(report, SWITCHOVERS.max(4 * rounds), "switchover", Event::Switchover).await?;
     bench.repeat(report, rounds, "crash", Event::Crash).await?;
     bench.repeat(report, rounds.min(SLOW_ROUNDS), "host death", Event::HostDeath).await?;
     bench.repeat(report, rounds.min(SLOW_ROUNDS), "host death with etcd's leader", Event::HostDeathWithEtcd).await?;
