@@ -275,6 +275,8 @@ impl Engine {
                 }
                 self.state.probed(*local);
                 self.state.fencing = false;
+                // That look may have begun before the kill was ordered; nothing goes on before a later one.
+                self.node.looker.notify_one();
             }
             Event::Published(result) => {
                 let cluster = self.state.cluster.clone();

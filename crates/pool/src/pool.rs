@@ -1,7 +1,7 @@
 //! One thread's part of a pool: its idle servers and its waiting clients. A free server goes to the client that has waited
 //! longest, on whichever thread; no client waits while any thread has an idle server of its pool.
 //!
-//! Why none waits in vain: a client that begins to wait first says so (`set_oldest`) and then looks for idle servers
+//! Why none waits in vain: a client that begins to wait first says so (`set_waiters`) and then looks for idle servers
 //! elsewhere (`idle_elsewhere`); a thread that puts a server aside first says so (`set_idle`) and then looks for waiting
 //! clients (`longest_elsewhere`). All four are sequentially consistent, so that at least one of the two sees the other.
 
