@@ -132,7 +132,8 @@ pub(crate) fn nonzero(timeout: Duration) -> Duration {
     if timeout.is_zero() { EVER } else { timeout }
 }
 
-/// A connection couldn't be made: those who wait are told, where a server itself refused.
+/// A connection couldn't be made: those who wait are told, where a server itself refused. One that starts or stops
+/// refuses for now only, so they wait on.
 pub(super) fn failed(worker: &Rc<Worker>, pool: &Pool, error: &login::Error) {
     let key = (&pool.shared.database.name, &pool.shared.user.name);
     tracing::warn!("{}/{}: server login failed: {error}", key.0, key.1);
@@ -141,7 +142,7 @@ pub(super) fn failed(worker: &Rc<Worker>, pool: &Pool, error: &login::Error) {
         _ => None,
     };
     pool.shared.set_trouble(Some(Trouble { at: Instant::now(), said: said.clone() }));
-    let Some(said) = said else { return };
+    let (Some(said), login::Error::Refused(_)) = (said, error) else { return };
     let connected = pool.shared.servers.load(std::sync::atomic::Ordering::Relaxed);
     if connected == 0 {
         let shared = pool.shared.clone();
