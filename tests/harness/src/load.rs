@@ -211,7 +211,7 @@ impl Worker {
         while !self.shared.stop.load(Ordering::Relaxed) {
             ticks.tick().await;
             let began = self.shared.epoch.elapsed();
-            let open = match session.take() {
+            let mut open = match session.take() {
                 Some(open) => open,
                 None => match self.connect(round).await {
                     Ok(open) => open,
@@ -225,7 +225,7 @@ impl Worker {
             round += 1;
             let began = self.shared.epoch.elapsed();
             let key = self.writes.then(|| self.shared.next.fetch_add(1, Ordering::Relaxed));
-            let result = tokio::time::timeout(PATIENCE, self.transaction(&open, key, round)).await;
+            let result = tokio::time::timeout(PATIENCE, self.attempt(&mut open, key, round)).await;
             let error = match result {
                 Ok(Ok(())) => None,
                 Ok(Err(e)) => Some(failure(&e, false)),
@@ -242,13 +242,21 @@ impl Worker {
         let config = &self.configs[round % self.configs.len()];
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
-        let sql = if self.writes {
-            "INSERT INTO load (key) VALUES ($1)"
-        } else {
-            "SELECT count(*) FROM load WHERE key > $1 AND key < $1 + 10"
-        };
-        let statement = if self.prepared { Some(client.prepare(sql).await?) } else { None };
-        Ok(Session { client, statement })
+        Ok(Session { client, statement: None })
+    }
+
+    /// A transaction, and before the first of a session what it executes is prepared: that asks the server for something,
+    /// so a server that dies may be told of.
+    async fn attempt(&self, session: &mut Session, key: Option<i64>, round: usize) -> Result<(), Error> {
+        if self.prepared && session.statement.is_none() {
+            let sql = if self.writes {
+                "INSERT INTO load (key) VALUES ($1)"
+            } else {
+                "SELECT count(*) FROM load WHERE key > $1 AND key < $1 + 10"
+            };
+            session.statement = Some(session.client.prepare(sql).await?);
+        }
+        self.transaction(session, key, round).await
     }
 
     /// Writes in turn by a prepared statement, in a block, and as plain text.
