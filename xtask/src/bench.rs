@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measurements whose results are kept in docs/. Each has a file of its own.
 
+mod cost;
 mod failover;
 mod pooler;
 

@@ -1,6 +1,7 @@
 //! Poolers that follow a cluster: what applications feel of planned and unplanned changes of the leader.
 
 mod planned;
+mod targets;
 mod unplanned;
 
 use std::collections::BTreeSet;

@@ -53,19 +53,25 @@ impl Front {
         };
         node::make_owned_directory(&front.root.join("fronts"), 0o755)?;
         front.write("users", "\"postgres\" \"otus\"\n")?;
+        front.readable_yaml(&node.yaml())?;
+        front.configure(databases, settings)?;
+        front.launch().await?;
+        Ok(front)
+    }
+
+    /// Writes its ini. A pooler that runs reads it when told to.
+    pub fn configure(&self, databases: &str, settings: &[&str]) -> Result<()> {
         let text = format!(
             "[databases]\n{databases}\n[pgbouncer]\nlisten_addr = {}\nlisten_port = {PORT}\nunix_socket_dir =\n\
              auth_type = md5\nauth_file = {}\nadmin_users = postgres\npool_mode = transaction\nmetrics_listen =\n\
              cluster_config = {}\nlogfile = {}\n{}\n",
-            front.address,
-            front.path("users").display(),
-            front.readable_yaml(&node.yaml())?.display(),
-            front.log().display(),
+            self.address,
+            self.path("users").display(),
+            self.path("yml").display(),
+            self.log().display(),
             settings.join("\n"),
         );
-        front.write("ini", &text)?;
-        front.launch().await?;
-        Ok(front)
+        self.write("ini", &text)
     }
 
     fn path(&self, extension: &str) -> PathBuf {
@@ -90,10 +96,9 @@ impl Front {
     }
 
     /// The node's file may be its owner's alone: the pooler gets a copy.
-    fn readable_yaml(&self, yaml: &Path) -> Result<PathBuf> {
+    fn readable_yaml(&self, yaml: &Path) -> Result<()> {
         let text = fs::read_to_string(yaml).with_context(|| format!("read {}", yaml.display()))?;
-        self.write("yml", &text)?;
-        Ok(self.path("yml"))
+        self.write("yml", &text)
     }
 
     /// Starts the program, and waits until it takes connections.

@@ -15,6 +15,7 @@ pub mod pooler;
 pub mod process;
 pub mod programs;
 pub mod reaper;
+pub mod relay;
 pub mod rest;
 pub mod sql;
 pub mod wait;

@@ -1,10 +1,11 @@
 //! `cargo xtask bench failover`: what applications feel of changes of the leader, behind poolers and without, beside Patroni
-//! with pgbouncer and HAProxy where those can be had. Prints Markdown and keeps it in docs/.
+//! with pgbouncer and HAProxy where those can be had, and what following costs while nothing changes. Prints Markdown and keeps it in docs/.
 
 mod behind;
 mod direct;
 mod peer;
 mod report;
+mod steady;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,9 +43,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let patroni = if args.quick { None } else { peer::find() };
     let programs = Programs::in_directory(&programs::compile(args.debug)?)?;
     let (result, left) = supervise::run(measure(args, &programs, patroni.as_ref()))?;
-    let (report, direct) = result?;
+    let (report, rest) = result?;
     ensure!(left.is_empty(), "processes were left behind: {}", left.join("; "));
-    let text = report.markdown() + &direct;
+    let text = report.markdown() + &rest;
     say!("\n{text}");
     if let Some(file) = &args.json {
         let document = serde_json::to_string_pretty(&report.json())? + "\n";
@@ -67,8 +68,11 @@ async fn measure(args: &Args, programs: &Programs, patroni: Option<&peer::Patron
         // What was measured of pgherd took long.
         measured.unwrap_or_else(|e| say!("not everything was measured with Patroni: {e:#}"));
     }
-    let direct = if args.quick { String::new() } else { direct::measure(programs, args.rounds).await? };
-    Ok((report, direct))
+    let mut rest = steady::measure(programs, args.rounds).await?;
+    if !args.quick {
+        rest += &direct::measure(programs, args.rounds).await?;
+    }
+    Ok((report, rest))
 }
 
 /// Makes sure that the etcd member of this node's host doesn't lead etcd: when it dies, leases then end in time.

@@ -3,7 +3,6 @@
 
 mod client;
 mod contender;
-mod cost;
 mod idle;
 mod json;
 mod pgbench;

@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use harness::process::{self, Identity, Stat};
+use harness::process::{self, Identity};
 use harness::programs::Programs;
 use harness::writers::{self, Writers};
 use harness::{Cluster, Node, Options, Store, history};
 use rustix::process::Signal;
 
 use super::{PATIENCE, etcd_leads_elsewhere};
+use crate::bench::cost::Cpu;
 
 /// Each writer tries so often.
 const PERIOD: Duration = Duration::from_millis(20);
@@ -171,11 +172,10 @@ impl Bench {
             .into_iter()
             .chain(leader.guards().into_iter().map(|g| ("guard", g)))
             .collect();
-        let ticks = |i: &Identity| Stat::read(i.pid).map_or(0, |s| s.cpu_ticks);
-        let before: Vec<u64> = watched.iter().map(|(_, i)| ticks(i)).collect();
+        let before = watched.iter().map(|(_, i)| Cpu::read(i.pid)).collect::<Result<Vec<_>>>()?;
         tokio::time::sleep(STEADY).await;
         for ((name, identity), before) in watched.iter().zip(before) {
-            let used = (ticks(identity) - before) as f64 / ticks_per_second()?;
+            let used = Cpu::read(identity.pid)?.since(before).total.as_secs_f64();
             let memory = process::resident_bytes(identity.pid).context("read a process's memory")?;
             let _ = writeln!(
                 text,
@@ -186,9 +186,4 @@ impl Bench {
         }
         Ok(text)
     }
-}
-
-fn ticks_per_second() -> Result<f64> {
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).context("read the clock's unit")?;
-    Ok(ticks.context("the clock has no unit")? as f64)
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::client;
-use super::cost::{Cpu, Memory};
 use super::results::{Idle, Step};
+use crate::bench::cost::{Cpu, Memory};
 
 /// So many clients, each step on top of the one before.
 pub(super) const STEPS: [usize; 2] = [1_000, 10_000];

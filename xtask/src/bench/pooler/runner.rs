@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 
 use super::client;
 use super::contender::{Contender, Running};
-use super::cost::Cpu;
 use super::idle;
 use super::pgbench::{Pgbench, Traffic, Window};
 use super::quiet;
@@ -17,6 +16,7 @@ use super::scenario::{Auth, Mode, POOL, Protocol, Scenario};
 use super::server::{Secrets, Server};
 use super::site::Site;
 use super::syscalls::Counter;
+use crate::bench::cost::Cpu;
 
 /// How long system calls are counted, in a load of so many seconds.
 const COUNTING: Duration = Duration::from_millis(700);

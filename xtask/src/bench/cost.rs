@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 /// CPU time since a process began, all its threads together.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cpu {
+pub(crate) struct Cpu {
     total: Duration,
     user_ticks: u64,
     system_ticks: u64,
@@ -17,14 +17,14 @@ pub(super) struct Cpu {
 
 /// CPU time between two readings.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spent {
-    pub(super) total: Duration,
+pub(crate) struct Spent {
+    pub(crate) total: Duration,
     /// The part spent in the program itself, 0 to 1. Sampled by the kernel's tick, so coarser than the total.
-    pub(super) user_share: f64,
+    pub(crate) user_share: f64,
 }
 
 impl Cpu {
-    pub(super) fn read(pid: i32) -> Result<Cpu> {
+    pub(crate) fn read(pid: i32) -> Result<Cpu> {
         let context = || format!("read the CPU time of process {pid}");
         let clock = clock_getcpuclockid(Pid::from_raw(pid)).with_context(context)?;
         let total = Duration::from(clock_gettime(clock).with_context(context)?);
@@ -34,7 +34,7 @@ impl Cpu {
     }
 
     /// What was used since an earlier reading of the same process.
-    pub(super) fn since(self, earlier: Cpu) -> Spent {
+    pub(crate) fn since(self, earlier: Cpu) -> Spent {
         let user = (self.user_ticks - earlier.user_ticks) as f64;
         let system = (self.system_ticks - earlier.system_ticks) as f64;
         let sum = user + system;
@@ -51,14 +51,14 @@ fn ticks(stat: &str) -> Option<(u64, u64)> {
 
 /// Memory of a process in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Memory {
-    pub(super) resident: u64,
+pub(crate) struct Memory {
+    pub(crate) resident: u64,
     /// The part that no other process shares.
-    pub(super) private: u64,
+    pub(crate) private: u64,
 }
 
 impl Memory {
-    pub(super) fn read(pid: i32) -> Result<Memory> {
+    pub(crate) fn read(pid: i32) -> Result<Memory> {
         let context = || format!("read the memory of process {pid}");
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).with_context(context)?;
         Memory::parse(&text).with_context(context)
