@@ -174,10 +174,8 @@ impl Bench {
         self.heal().await?;
         self.accepted().await?;
         let done = self.load.since(since);
-        let stall = match event {
-            Event::Switchover => load::longest_write(&done),
-            _ => load::outage(&done, since, served),
-        };
+        let outage = load::outage(&done, since, served);
+        let stall = if event == Event::Switchover { load::longest_write(&done).max(outage) } else { outage };
         Ok(Run {
             errors: load::errors(&done).len(),
             stall,

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use harness::programs::{self as installed, Programs};
 use harness::reaper::MARK;
 use harness::sql::{self, Config};
-use harness::{Cluster, node};
+use harness::{Cluster, logs, node};
+use tokio::net::TcpStream;
 
 use crate::checkout;
 use crate::packages::{self, Need};
@@ -93,14 +94,17 @@ impl Door {
                 &format!(
                     "[databases]\n* = host={} port=5432\n[pgbouncer]\nlisten_addr = {}\nlisten_port = {PGBOUNCER}\n\
                      unix_socket_dir =\nauth_type = md5\nauth_file = {}\npool_mode = transaction\n\
-                     default_pool_size = 20\nmax_client_conn = 500\nmax_prepared_statements = 100\n",
+                     default_pool_size = 20\nmax_client_conn = 500\n",
                     node.address,
                     node.address,
                     users.display()
                 ),
             )?;
             let program = installed::require("pgbouncer", "pgbouncer")?;
-            start(cluster, &directory, &node.name, &program, &["-q", &ini.display().to_string()], true)?;
+            start(cluster, &directory, &node.name, &program, &[&ini.display().to_string()], true)?;
+            let listens = || async { Ok(TcpStream::connect((node.address, PGBOUNCER)).await.ok().map(drop)) };
+            let listens = cluster.wait("pgbouncer takes connections", Duration::from_secs(10), listens).await;
+            listens.with_context(|| logs::tail(&directory.join(format!("{}.out", node.name)), 5))?;
         }
         let mut octets = cluster.nodes.first().context("the cluster has no nodes")?.address.octets();
         octets[3] = 104;

@@ -45,8 +45,8 @@ impl Report {
              ## Behind poolers\n\n\
              32 writers and 32 readers in transaction mode, each beginning a transaction every 150 ms, through three poolers \
              (pgherd: `role=leader` and `role=replica`; Patroni: pgbouncer on each node and HAProxy in front with the seed's \
-             checks, `inter 3s fall 3 rise 2`). \"Stall\" of a switchover is the longest that any writer waited for one \
-             transaction, of other events the longest time in which no write was acknowledged. \"Errors\" are all errors \
+             checks, `inter 3s fall 3 rise 2`). \"Stall\" is the longest time in which no write was acknowledged; of a \
+             switchover the longest that any writer waited for one transaction, if that is longer. \"Errors\" are all errors \
              that any client saw, reconnecting included. \"Lost\" are acknowledged rows that are gone.\n\n\
              | event | system | runs | errors | stall, median s | max s | lost | transactions/s |\n\
              |---|---|---:|---:|---:|---:|---:|---:|\n"
