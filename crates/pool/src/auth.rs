@@ -7,6 +7,8 @@ pub mod secret;
 
 pub use secret::Secret;
 
+use std::cell::RefCell;
+
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// The only SASL mechanism that is spoken here.
@@ -59,7 +61,33 @@ pub struct NoRandomness;
 /// # Errors
 /// The system has none to give.
 pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
-    let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
-    Ok(bytes)
+    thread_local! {
+        static STORE: RefCell<Store> = const { RefCell::new(Store { bytes: [0; STORED], used: STORED }) };
+    }
+    STORE.with_borrow_mut(Store::take)
+}
+
+/// Bytes asked for at once: one system call for many logins.
+const STORED: usize = 512;
+
+/// A thread's random bytes, each given out once.
+struct Store {
+    bytes: [u8; STORED],
+    used: usize,
+}
+
+impl Store {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], NoRandomness> {
+        const { assert!(N <= STORED) };
+        if self.used + N > STORED {
+            SystemRandom::new().fill(&mut self.bytes).map_err(|_| NoRandomness)?;
+            self.used = 0;
+        }
+        let mut taken = [0; N];
+        let given = &mut self.bytes[self.used..self.used + N];
+        taken.copy_from_slice(given);
+        given.fill(0);
+        self.used += N;
+        Ok(taken)
+    }
 }

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ring::rand::{SecureRandom, SystemRandom};
 use subtle::ConstantTimeEq;
 
+use crate::auth;
 use crate::server::{Facts, Marks, login};
 use crate::session::login::SLOT_BITS;
 use crate::shared::Shared;
@@ -27,12 +27,11 @@ pub(crate) struct Counts {
 
 /// A secret for a client's cancel key: 4 bytes, or 32 from protocol 3.2 on.
 pub(crate) fn new_key(minor: u16) -> Box<[u8]> {
-    let mut key = vec![0; if minor >= 2 { 32 } else { 4 }];
     // Without randomness nobody may cancel: a key of zeros is never matched.
-    if SystemRandom::new().fill(&mut key).is_err() {
-        key.fill(0);
+    match minor {
+        0 | 1 => Box::from(auth::random::<4>().unwrap_or_default()),
+        _ => Box::from(auth::random::<32>().unwrap_or_default()),
     }
-    key.into()
 }
 
 /// Cancels what the client with this key runs, here or at the process that this one took the place of; returns when the

@@ -4,14 +4,15 @@ pub mod open;
 pub mod unix;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+use tokio::net::{TcpListener, UnixListener};
+
 use crate::client::Origin;
-use crate::config::Settings;
 use crate::shared::Message;
-use crate::stream::{Detached, Stream};
+use crate::stream::{Detached, Stream, Tuning};
 use crate::worker::Worker;
 
 /// A connection that was accepted, on its way to its thread.
@@ -45,19 +46,9 @@ const REST: std::time::Duration = std::time::Duration::from_millis(100);
 /// threads would wake for one at a time.
 const RUN: u32 = 8;
 
-/// A listening socket on this thread's runtime.
-enum Ears {
-    Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener),
-}
-
 /// Accepts connections until the task is ended.
 pub(crate) async fn accept(worker: Rc<Worker>, listener: Listener) {
-    let ears = match listener {
-        Listener::Tcp(l) => tokio::net::TcpListener::from_std(l).map(Ears::Tcp),
-        Listener::Unix(l) => tokio::net::UnixListener::from_std(l).map(Ears::Unix),
-    };
-    let ears = match ears {
+    let mut ears = match Ears::new(listener) {
         Ok(ears) => ears,
         Err(e) => return tracing::error!("use a listening socket: {e}"),
     };
@@ -73,14 +64,42 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: Listener) {
     }
 }
 
+/// A listening socket on this thread's runtime.
+enum Ears {
+    Tcp {
+        listener: TcpListener,
+        /// The switches among these are set, and inherited by its connections.
+        tuning: Option<Tuning>,
+        /// Our end of its connections, where it's the same for all.
+        address: Option<SocketAddr>,
+    },
+    Unix(UnixListener),
+}
+
 impl Ears {
-    async fn hear(&self, worker: &Worker) -> io::Result<(Stream, Origin)> {
+    fn new(listener: Listener) -> io::Result<Ears> {
+        match listener {
+            Listener::Tcp(l) => {
+                let address = l.local_addr().ok().filter(|a| !a.ip().is_unspecified());
+                Ok(Ears::Tcp { listener: TcpListener::from_std(l)?, tuning: None, address })
+            }
+            Listener::Unix(l) => UnixListener::from_std(l).map(Ears::Unix),
+        }
+    }
+
+    async fn hear(&mut self, worker: &Worker) -> io::Result<(Stream, Origin)> {
         match self {
-            Ears::Tcp(listener) => {
+            Ears::Tcp { listener, tuning, address } => {
                 let (stream, peer) = listener.accept().await?;
-                tune(&stream, &worker.config().settings)?;
-                let origin = Origin::Tcp(peer, stream.local_addr()?);
-                Ok((Stream::Tcp(stream), origin))
+                let wanted = Tuning::of(&worker.config().settings);
+                if *tuning != Some(wanted) {
+                    wanted.apply_switches(listener)?;
+                    wanted.apply_switches(&stream)?;
+                    *tuning = Some(wanted);
+                }
+                wanted.apply_amounts(&stream)?;
+                let local = address.map_or_else(|| stream.local_addr(), Ok)?;
+                Ok((Stream::Tcp(stream), Origin::Tcp(peer, local)))
             }
             Ears::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -89,36 +108,6 @@ impl Ears {
             }
         }
     }
-}
-
-/// Sets a TCP connection's options from the settings.
-pub(crate) fn tune(stream: &impl AsFd, settings: &Settings) -> io::Result<()> {
-    let socket = socket2::SockRef::from(stream);
-    socket.set_tcp_nodelay(true)?;
-    if settings.tcp_keepalive {
-        let mut keepalive = socket2::TcpKeepalive::new();
-        if !settings.tcp_keepidle.is_zero() {
-            keepalive = keepalive.with_time(settings.tcp_keepidle);
-        }
-        if !settings.tcp_keepintvl.is_zero() {
-            keepalive = keepalive.with_interval(settings.tcp_keepintvl);
-        }
-        if settings.tcp_keepcnt > 0 {
-            keepalive = keepalive.with_retries(settings.tcp_keepcnt);
-        }
-        socket.set_keepalive(true)?;
-        if settings.tcp_keepcnt > 0 || !settings.tcp_keepidle.is_zero() || !settings.tcp_keepintvl.is_zero() {
-            socket.set_tcp_keepalive(&keepalive)?;
-        }
-    }
-    if !settings.tcp_user_timeout.is_zero() {
-        socket.set_tcp_user_timeout(Some(settings.tcp_user_timeout))?;
-    }
-    if settings.tcp_socket_buffer > 0 {
-        socket.set_recv_buffer_size(settings.tcp_socket_buffer)?;
-        socket.set_send_buffer_size(settings.tcp_socket_buffer)?;
-    }
-    Ok(())
 }
 
 /// Gives a connection to the thread with the fewest runs of clients.

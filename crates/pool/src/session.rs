@@ -3,6 +3,7 @@
 
 mod ask;
 mod authenticate;
+mod borrow;
 mod finish;
 mod halt;
 pub(crate) mod login;

@@ -234,18 +234,6 @@ impl Stream {
         }
     }
 
-    /// Sets a TCP socket's options; a Unix socket has none.
-    ///
-    /// # Errors
-    /// The system refuses one.
-    pub fn tune(&self, tuning: &Tuning) -> io::Result<()> {
-        match self {
-            Stream::Tcp(s) => tuning.apply(s),
-            Stream::Unix(_) => Ok(()),
-            Stream::Tls(s) => s.under().tune(tuning),
-        }
-    }
-
     /// Takes the connection off this thread's runtime. What TLS holds goes with it.
     ///
     /// # Errors

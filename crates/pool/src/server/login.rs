@@ -16,7 +16,7 @@ use crate::pool::Pool;
 use crate::pool::route::Choice;
 use crate::shared::Slot;
 use crate::shared::pool::{Parameter, Welcome};
-use crate::stream::{Stream, connect_tls};
+use crate::stream::{Stream, Tuning, connect_tls};
 use crate::tls::SslMode;
 use crate::wire::build::frontend as build;
 use crate::worker::Worker;
@@ -235,7 +235,7 @@ pub(crate) async fn open(worker: &Worker, peer: &Peer) -> io::Result<Stream> {
         }
         Peer::Ip(address) => {
             let stream = TcpStream::connect(address).await?;
-            crate::listen::tune(&stream, &worker.config().settings)?;
+            Tuning::of(&worker.config().settings).apply(&stream)?;
             Ok(Stream::Tcp(stream))
         }
     }

@@ -27,7 +27,7 @@ pub(super) async fn secret(worker: &Rc<Worker>, entry: &Database, user: &str) ->
     let (database, owner) = (worker.shared.database(&name), worker.shared.user(&auth_user));
     let pool = worker.shared.pool(&database, &owner, || Plan::of(&config, &target, &auth_user));
     let pool = worker.pool_of(&pool);
-    let mut server = super::login::borrow(worker, &pool).await?;
+    let mut server = super::borrow::borrow(worker, &pool).await?;
     let asked = ask(&mut server, &query, user, worker).await;
     match asked {
         Ok(rows) => {

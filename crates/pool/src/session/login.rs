@@ -3,13 +3,14 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use super::{Session, authenticate, options};
+use super::borrow::borrow_told;
+use super::{Session, authenticate};
 use crate::admin::talk;
 use crate::client::{Client, Origin, Presence};
-use crate::config::{AuthType, Database, OnCancelled, PoolMode};
+use crate::config::{AuthType, Database, PoolMode};
 use crate::console::rows::Replication;
 use crate::console::{self, Rights};
-use crate::flow::{ClientStatements, Requests, honesty};
+use crate::flow::{ClientStatements, Requests};
 use crate::plan::{Plan, Timeouts};
 use crate::pool::Pool;
 use crate::server::{self, Output, Server};
@@ -19,7 +20,7 @@ use crate::stream::{Start, Stream, accept_tls};
 use crate::vars::Vars;
 use crate::wire::build::backend::{self as build, Report};
 use crate::wire::startup::{self, Packet};
-use crate::worker::{Seat, Worker};
+use crate::worker::Seat;
 
 /// SQLSTATE of most refusals.
 const PROTOCOL: &str = "08P01";
@@ -242,59 +243,6 @@ impl Login<'_> {
         }
     }
 
-    /// The tracked parameters that the client starts with.
-    fn vars(&self, wish: &Wish, ignored: &[String]) -> Result<Vars, Refusal> {
-        let tracked = &self.seat.worker.shared.tracked;
-        let is_ignored = |name: &str| ignored.iter().any(|i| i.eq_ignore_ascii_case(name));
-        let mut vars = tracked.none();
-        let strict = self.seat.worker.config().settings.sync_commit_cancelled == OnCancelled::Error;
-        let silences = |name: &[u8], value: &[u8]| {
-            strict && name.eq_ignore_ascii_case(honesty::PARAMETER.as_bytes()) && honesty::suppresses(value)
-        };
-        let barred = || Refusal::Told { code: BARRED, text: SILENCE.to_owned() };
-        for (name, value) in &wish.parameters {
-            if matches!(&name[..], b"user" | b"database" | b"replication") || startup::is_extension(name) {
-                continue;
-            }
-            let text = String::from_utf8_lossy(name);
-            if silences(name, value) {
-                return Err(barred());
-            }
-            if tracked.set(&mut vars, name, value) || is_ignored(&text) {
-                continue;
-            }
-            if text != "options" {
-                return Err(Refusal::told(format!("unsupported startup parameter: {text}")));
-            }
-            for (name, value) in options::parse(&String::from_utf8_lossy(value))? {
-                if silences(name.as_bytes(), value.as_bytes()) {
-                    return Err(barred());
-                }
-                if !tracked.set(&mut vars, name.as_bytes(), value.as_bytes()) && !is_ignored(&name) {
-                    return Err(Refusal::told(format!("unsupported startup parameter in options: {name}")));
-                }
-            }
-        }
-        self.add_host(&mut vars);
-        Ok(vars)
-    }
-
-    /// Says in application_name where the client is (`application_name_add_host`).
-    fn add_host(&self, vars: &mut Vars) {
-        let worker = &self.seat.worker;
-        if !worker.config().settings.application_name_add_host {
-            return;
-        }
-        let tracked = &worker.shared.tracked;
-        let name = tracked.get(vars, "application_name").map_or("app".into(), String::from_utf8_lossy);
-        let place = match self.seat.presence.origin {
-            Origin::Tcp(peer, _) => peer.to_string(),
-            Origin::Unix(pid) => format!("unix({})", pid.unwrap_or(0)),
-        };
-        let named = format!("{name} - {place}");
-        tracked.set(vars, b"application_name", named.as_bytes());
-    }
-
     /// Takes a place among the database's and the user's clients.
     fn admit(&self, wish: &Wish, entry: &Database) -> Result<(Rc<Pool>, Place), Refusal> {
         let worker = &self.seat.worker;
@@ -502,47 +450,6 @@ impl Login<'_> {
                     log(&self.seat.presence, &format!("closing because: {text} (age={age}s)"));
                 }
             }
-        }
-    }
-}
-
-/// Borrows a server for the pooler's own use, as a client would.
-pub(super) async fn borrow(worker: &Rc<Worker>, pool: &Rc<Pool>) -> Result<Box<Server>, Refusal> {
-    if let Some(server) = pool.take(worker) {
-        return Ok(server);
-    }
-    let waiting = std::future::poll_fn(|cx| std::task::Poll::Ready(pool.wait(worker, cx))).await;
-    let waiter = waiting.map_err(|text| Refusal::told(&*text))?;
-    let mut patience = Patience { pool, worker, waiter: Some(waiter.clone()) };
-    let granted = waiter.wait().await;
-    patience.waiter = None;
-    granted.map_err(|text| Refusal::told(&*text))
-}
-
-/// Borrows a server unless the client is told otherwise meanwhile.
-async fn borrow_told(login: &mut Login<'_>, pool: &Rc<Pool>) -> Result<Box<Server>, Refusal> {
-    let worker = login.seat.worker.clone();
-    let waits = &login.seat.presence.waits;
-    waits.set(Some(std::time::Instant::now()));
-    let server = tokio::select! {
-        server = borrow(&worker, pool) => server,
-        refusal = login.told() => Err(refusal),
-    };
-    waits.set(None);
-    server
-}
-
-/// A wait that gives its place up when it's dropped.
-struct Patience<'a> {
-    pool: &'a Rc<Pool>,
-    worker: &'a Rc<Worker>,
-    waiter: Option<Rc<crate::pool::Waiter>>,
-}
-
-impl Drop for Patience<'_> {
-    fn drop(&mut self) {
-        if let Some(waiter) = self.waiter.take() {
-            self.pool.give_up(self.worker, &waiter);
         }
     }
 }

@@ -1,11 +1,71 @@
-//! The startup parameter `options`: settings as on a server's command line (PostgreSQL documentation, "options" among the
-//! connection parameters).
+//! What a client sets as it logs in: startup parameters, and among them `options`, settings as on a server's command line
+//! (PostgreSQL documentation, "options" among the connection parameters).
 
-use super::login::Refusal;
+use super::login::{BARRED, Login, Refusal, SILENCE, Wish};
+use crate::client::Origin;
+use crate::config::OnCancelled;
+use crate::flow::honesty;
+use crate::vars::Vars;
+use crate::wire::startup;
+
+impl Login<'_> {
+    /// The tracked parameters that the client starts with.
+    pub(super) fn vars(&self, wish: &Wish, ignored: &[String]) -> Result<Vars, Refusal> {
+        let tracked = &self.seat.worker.shared.tracked;
+        let is_ignored = |name: &str| ignored.iter().any(|i| i.eq_ignore_ascii_case(name));
+        let mut vars = tracked.none();
+        let strict = self.seat.worker.config().settings.sync_commit_cancelled == OnCancelled::Error;
+        let silences = |name: &[u8], value: &[u8]| {
+            strict && name.eq_ignore_ascii_case(honesty::PARAMETER.as_bytes()) && honesty::suppresses(value)
+        };
+        let barred = || Refusal::Told { code: BARRED, text: SILENCE.to_owned() };
+        for (name, value) in &wish.parameters {
+            if matches!(&name[..], b"user" | b"database" | b"replication") || startup::is_extension(name) {
+                continue;
+            }
+            let text = String::from_utf8_lossy(name);
+            if silences(name, value) {
+                return Err(barred());
+            }
+            if tracked.set(&mut vars, name, value) || is_ignored(&text) {
+                continue;
+            }
+            if text != "options" {
+                return Err(Refusal::told(format!("unsupported startup parameter: {text}")));
+            }
+            for (name, value) in parse(&String::from_utf8_lossy(value))? {
+                if silences(name.as_bytes(), value.as_bytes()) {
+                    return Err(barred());
+                }
+                if !tracked.set(&mut vars, name.as_bytes(), value.as_bytes()) && !is_ignored(&name) {
+                    return Err(Refusal::told(format!("unsupported startup parameter in options: {name}")));
+                }
+            }
+        }
+        self.add_host(&mut vars);
+        Ok(vars)
+    }
+
+    /// Says in application_name where the client is (`application_name_add_host`).
+    fn add_host(&self, vars: &mut Vars) {
+        let worker = &self.seat.worker;
+        if !worker.config().settings.application_name_add_host {
+            return;
+        }
+        let tracked = &worker.shared.tracked;
+        let name = tracked.get(vars, "application_name").map_or("app".into(), String::from_utf8_lossy);
+        let place = match self.seat.presence.origin {
+            Origin::Tcp(peer, _) => peer.to_string(),
+            Origin::Unix(pid) => format!("unix({})", pid.unwrap_or(0)),
+        };
+        let named = format!("{name} - {place}");
+        tracked.set(vars, b"application_name", named.as_bytes());
+    }
+}
 
 /// Names and values of `-c name=value`, `-cname=value` and `--name=value`. A backslash makes the next character part of a
 /// word.
-pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>, Refusal> {
+fn parse(text: &str) -> Result<Vec<(String, String)>, Refusal> {
     let mut settings = Vec::new();
     let mut words = words(text).into_iter();
     while let Some(word) = words.next() {

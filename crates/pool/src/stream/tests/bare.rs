@@ -122,9 +122,9 @@ async fn tuning_sets_what_it_says_and_leaves_the_rest() {
         buffer: 65536,
     };
     for (near, far) in both().await {
-        near.tune(&tuning).unwrap();
-        far.tune(&Tuning::default()).unwrap();
         let Stream::Tcp(_) = near else { continue };
+        tuning.apply(&near).unwrap();
+        Tuning::default().apply(&far).unwrap();
         let (tuned, untouched) = (SockRef::from(&near), SockRef::from(&far));
         assert!(tuned.keepalive().unwrap() && !untouched.keepalive().unwrap());
         assert_eq!(tuned.tcp_keepalive_retries().unwrap(), 4);
@@ -140,16 +140,16 @@ async fn tuning_sets_what_it_says_and_leaves_the_rest() {
 }
 
 #[tokio::test]
-async fn connections_inherit_the_listener_s_tuning() {
+async fn connections_inherit_the_listener_s_switches() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let tuning = Tuning { keepalive: true, keepalive_count: 3, ..Tuning::default() };
-    tuning.apply(&listener.as_fd()).unwrap();
     let address = listener.local_addr().unwrap();
-    let (near, _far) = tokio::join!(listener.accept(), TcpStream::connect(address));
-    let near = near.unwrap().0;
-    let near = SockRef::from(&near);
-    assert!(near.keepalive().unwrap() && near.tcp_nodelay().unwrap());
-    assert_eq!(near.tcp_keepalive_retries().unwrap(), 3);
+    for keepalive in [true, false] {
+        Tuning { keepalive, ..Tuning::default() }.apply_switches(&listener.as_fd()).unwrap();
+        let (near, _far) = tokio::join!(listener.accept(), TcpStream::connect(address));
+        let near = near.unwrap().0;
+        let near = SockRef::from(&near);
+        assert!(near.keepalive().unwrap() == keepalive && near.tcp_nodelay().unwrap());
+    }
 }
 
 #[test]
