@@ -94,7 +94,7 @@ impl Etcd {
         let prefix = format!("{}/", options.prefix.trim_end_matches('/'));
         let members = Members::new(&options).await?;
         let etcd = Etcd { members, prefix, keeper: Mutex::default(), watch: tokio::sync::Mutex::default() };
-        match etcd.probe(etcd.members.one_round()).await {
+        match etcd.try_out().await {
             Ok(()) => Ok(etcd),
             Err(e @ (Error::Refused(_) | Error::Protocol(_))) => Err(e),
             Err(e) => {
@@ -104,10 +104,18 @@ impl Etcd {
         }
     }
 
+    /// Finds a live member for a first time.
+    async fn try_out(&self) -> Result<(), Error> {
+        self.members.try_out(|link| self.answers(link)).await
+    }
+
     /// Makes sure that a live member is in use.
-    async fn probe(&self, limit: Duration) -> Result<(), Error> {
-        let call = |link: Link| async move { quorum_header(&link, &self.prefix).await.map(|_| ()) };
-        self.members.run_within(limit, Effect::None, call).await
+    async fn probe(&self) -> Result<(), Error> {
+        self.members.run(Effect::None, |link| self.answers(link)).await
+    }
+
+    async fn answers(&self, link: Link) -> Result<(), Fault> {
+        quorum_header(&link, &self.prefix).await.map(drop)
     }
 }
 
@@ -208,7 +216,7 @@ impl Dcs for Etcd {
     async fn commit(&self, conditions: &[Condition], writes: &[Write]) -> Result<Option<i64>, Error> {
         check_writes(writes)?;
         if !self.members.answered_within(FRESH) {
-            self.probe(self.members.timeout()).await?;
+            self.probe().await?;
         }
         let compares: Vec<Compare> = conditions.iter().flat_map(|c| compare(&self.prefix, c)).collect();
         let operations: Vec<TxnOp> = writes.iter().map(|w| operation(&self.prefix, w)).collect();

@@ -85,19 +85,9 @@ impl Members {
         })
     }
 
-    /// Limit of one operation.
-    pub(super) fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
     /// Limit of one attempt at one member.
     pub(super) fn attempt(&self) -> Duration {
         self.attempt
-    }
-
-    /// Time to try each member once.
-    pub(super) fn one_round(&self) -> Duration {
-        self.attempt * u32::try_from(self.list.len()).unwrap_or(u32::MAX)
     }
 
     /// Whether the member in use has answered in this last while.
@@ -111,13 +101,23 @@ impl Members {
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        self.run_within(self.timeout, effect, call).await
+        self.run_within((self.timeout, PAUSE), effect, call).await
     }
 
-    /// The same with another limit.
-    pub(super) async fn run_within<T, F>(
+    /// Tries each member once or more, for the verdict on how this client connects. A server that refuses a certificate
+    /// under TLS 1.3 says so and closes the connection, with requests unread: often the word is lost to the reset, so it's
+    /// asked again and again in this time.
+    pub(super) async fn try_out<T, F>(&self, call: impl Fn(Link) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let members = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
+        self.run_within((self.attempt * members, PAUSE / 8), Effect::None, call).await
+    }
+
+    async fn run_within<T, F>(
         &self,
-        limit: Duration,
+        (limit, pause): (Duration, Duration),
         effect: Effect,
         call: impl Fn(Link) -> F,
     ) -> Result<T, Error>
@@ -155,7 +155,7 @@ impl Members {
             }
             failures.attempts += 1;
             if failures.attempts % self.list.len() == 0 {
-                tokio::time::sleep(PAUSE.min(limit.saturating_sub(begun.elapsed()))).await;
+                tokio::time::sleep(pause.min(limit.saturating_sub(begun.elapsed()))).await;
             }
         }
     }
