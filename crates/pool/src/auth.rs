@@ -91,3 +91,18 @@ impl Store {
         Ok(taken)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_bytes_are_given_out_once() {
+        let mut store = Store { bytes: [0; STORED], used: STORED };
+        // Twice what is asked for at once.
+        let taken: Vec<[u8; 32]> = (0..2 * STORED / 32).map(|_| store.take().unwrap()).collect();
+        let distinct: std::collections::HashSet<_> = taken.iter().collect();
+        assert_eq!(distinct.len(), taken.len());
+        assert_eq!(store.bytes, [0; STORED], "what was given out is kept");
+    }
+}

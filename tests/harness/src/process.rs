@@ -95,8 +95,6 @@ pub struct Stat {
     pub parent: i32,
     /// Start in clock ticks since boot.
     pub started: u64,
-    /// User and system time used, in clock ticks.
-    pub cpu_ticks: u64,
 }
 
 impl Stat {
@@ -110,7 +108,6 @@ impl Stat {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
             started: number(19)?,
-            cpu_ticks: number(11)? + number(12)?,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask bench failover`: what applications feel of changes of the leader, behind poolers and without, beside Patroni
-//! with pgbouncer and HAProxy where those can be had, and what following costs while nothing changes. Prints Markdown and keeps it in docs/.
+//! with pgbouncer and HAProxy where those can be had, and what following costs while nothing changes. Prints Markdown and
+//! keeps it in docs/.
 
 mod behind;
 mod direct;

@@ -13,6 +13,7 @@ use tokio::process::Command;
 
 use super::PATIENCE;
 use crate::bench::cost::Cpu;
+use crate::bench::median;
 
 /// Clients, and what each asks for in a round.
 const CLIENTS: usize = 16;
@@ -89,13 +90,10 @@ async fn pgbench(address: Ipv4Addr, port: u16, arguments: &[&str]) -> Result<()>
 }
 
 fn row(protocol: &str, following: &[Round], fixed: &[Round]) -> String {
-    let median = |rounds: &[Round], of: fn(&Round) -> f64| {
-        let mut values: Vec<f64> = rounds.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    };
-    let cpu = |rounds| median(rounds, |r| r.cpu.as_secs_f64() * 1e6);
-    let rate = |rounds| median(rounds, |r| r.per_second);
+    let of =
+        |rounds: &[Round], figure: fn(&Round) -> f64| median(rounds.iter().map(figure).collect()).unwrap_or(f64::NAN);
+    let cpu = |rounds| of(rounds, |r| r.cpu.as_secs_f64() * 1e6);
+    let rate = |rounds| of(rounds, |r| r.per_second);
     format!(
         "| {protocol} | {:.1} | {:.1} | {:.2} | {:.2} |\n",
         cpu(fixed),

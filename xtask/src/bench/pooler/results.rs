@@ -1,6 +1,7 @@
 //! What came out: figures of each round, medians over rounds, ratios to the base.
 
 use super::scenario::Scenario;
+use crate::bench::median;
 
 /// One round of one pooler in one scenario.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -182,14 +183,6 @@ impl Results {
     }
 }
 
-/// The middle one, or the mean of the two in the middle.
-pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    let lower = *values.get((values.len() - 1) / 2)?;
-    Some((lower + upper) / 2.0)
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -226,13 +219,6 @@ pub(super) mod tests {
             idle: Vec::new(),
             workers: 2,
         }
-    }
-
-    #[test]
-    fn medians_are_in_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0]), Some(2.5));
-        assert_eq!(median(vec![]), None);
     }
 
     #[test]
