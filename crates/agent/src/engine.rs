@@ -20,7 +20,7 @@ use crate::node::Node;
 use crate::state::State;
 use crate::{orders, perform, publish, upkeep};
 
-/// How often a guard that holds a deadline is asked whether it lives.
+/// How often a guard that holds a deadline, or is lost, is asked whether it lives.
 const GUARD_PING: Duration = Duration::from_secs(1);
 /// How long an order waits for its turn.
 const ORDER_LIMIT: Duration = Duration::from_secs(60);
@@ -409,9 +409,11 @@ impl Engine {
         }
     }
 
-    /// Asks an armed guard whether it lives.
+    /// Asks an armed guard whether it lives, and one that was lost whether it's back: it may have fenced meanwhile, and
+    /// kills whatever is started until it's told that this is known.
     fn watch_guard(&mut self, at: Tick) {
-        let ping = matches!(self.state.guard, Guard::Armed { .. }) && at.since(self.pinged_at) >= GUARD_PING;
+        let watched = matches!(self.state.guard, Guard::Armed { .. } | Guard::Lost(_));
+        let ping = watched && at.since(self.pinged_at) >= GUARD_PING;
         if self.lanes.contains(&Lane::Guard) || !ping {
             return;
         }

@@ -250,7 +250,9 @@ impl State {
                 };
             }
             Err(why) => {
-                warn!("the guard doesn't answer: {why}");
+                if !matches!(self.guard, Guard::Lost(_)) {
+                    warn!("the guard doesn't answer: {why}");
+                }
                 self.guard_lost(now);
             }
         }

@@ -177,6 +177,33 @@ async fn without_etcd_the_leader_steps_down_and_leads_again_when_it_returns() ->
     cluster.finish(&crash_and(&lost)).await
 }
 
+/// Once it thaws, the guard kills whatever appears in the data directory until it's told that its fencing is known.
+#[tokio::test]
+async fn a_guard_that_was_frozen_while_its_deadline_passed_keeps_no_replica_from_returning() -> Result<()> {
+    let cluster = Cluster::start(Options::quick(Store::Etcd)).await?;
+    let leader = cluster.leader(SOON).await?;
+    let etcd = cluster.etcd.as_ref().context("no etcd")?;
+    let etcd: Vec<_> = etcd.members.iter().filter_map(|m| m.process()).collect();
+    etcd.iter().for_each(|p| assert!(p.signal(Signal::STOP)));
+    let steps_down = async || Ok(leader.log_text().contains("demoting: ").then_some(()));
+    cluster.wait("the leader steps down", SOON, steps_down).await?;
+    // The agent acts a moment before the guard's deadline.
+    let guards = leader.guards();
+    ensure!(!guards.is_empty(), "the leader has no guard");
+    guards.iter().for_each(|p| assert!(p.signal(Signal::STOP)));
+    let missed = async || Ok(leader.log_text().contains("the guard doesn't answer").then_some(()));
+    cluster.wait("the agent misses its guard", SOON, missed).await?;
+    // Another member leads, so that this guard isn't replaced by one for a new term.
+    leader.signal_agent(Signal::STOP)?;
+    etcd.iter().for_each(|p| assert!(p.signal(Signal::CONT)));
+    cluster.leader_other_than(&leader.name, SOON).await?;
+    guards.iter().for_each(|p| assert!(p.signal(Signal::CONT)));
+    leader.signal_agent(Signal::CONT)?;
+    cluster.wait_healthy(SOON).await?;
+    let lost = ["DCS", "etcd", "lease", "watch", "fenced", "this term has ended", "diverged", "guard", "demoting"];
+    cluster.finish(&crash_and(&lost)).await
+}
+
 #[tokio::test]
 async fn losing_an_etcd_member_is_not_noticed() -> Result<()> {
     let cluster = Cluster::start(Options::quick(Store::Etcd)).await?;
