@@ -1,8 +1,10 @@
 //! What the log says, and what it never says.
 
 use anyhow::{Result, ensure};
+use e2e::SOON;
 use harness::pooler::Setup;
 use harness::pooler::raw::Batch;
+use harness::wait::wait_until;
 
 use super::refusal;
 
@@ -116,6 +118,8 @@ fn the_log_file_is_opened_anew_after_a_reload() -> Result<()> {
         let (file, moved) = (world.socket_dir().join("pooler.log"), world.socket_dir().join("pooler.log.1"));
         std::fs::rename(&file, &moved)?;
         world.console("RELOAD").await?;
+        // RELOAD is answered before the new file is there.
+        wait_until("there is a new file", SOON, || async { Ok(file.exists().then_some(())) }).await?;
         world.session().await?.value("SELECT 1").await?;
         world.logged("login attempt: db=app").await
     })
