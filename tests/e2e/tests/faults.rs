@@ -201,7 +201,9 @@ async fn a_guard_that_was_frozen_while_its_deadline_passed_keeps_no_replica_from
     leader.signal_agent(Signal::CONT)?;
     cluster.wait_healthy(SOON).await?;
     let lost = ["DCS", "etcd", "lease", "watch", "fenced", "this term has ended", "diverged", "guard", "demoting"];
-    cluster.finish(&crash_and(&lost)).await
+    // What is started before the agent has heard of its guard again is killed.
+    let killed = ["Rejoin failed: pg_rewind failed: crash recovery"];
+    cluster.finish(&crash_and(&[&lost[..], &killed].concat())).await
 }
 
 #[tokio::test]
