@@ -50,7 +50,7 @@ impl Inner {
     }
 
     /// Directories that may hold the server's socket, likeliest first.
-    fn socket_dirs(&self) -> Vec<PathBuf> {
+    pub(crate) fn socket_dirs(&self) -> Vec<PathBuf> {
         let mut dirs = Vec::new();
         if let Some(p) = self.alive()
             && let Some(dir) = p.socket_dir.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -13,6 +13,7 @@ mod controldata;
 mod error;
 mod files;
 mod instance;
+mod lock_files;
 mod look;
 mod lost;
 mod options;

@@ -59,7 +59,7 @@ impl Instance {
         let output = self
             .blocking(|own| {
                 own.0.refuse_while_alive()?;
-                own.0.drop_stale_pid_file()?;
+                own.0.drop_stale_lock_files()?;
                 own.0.programs.control_data(own.0.data_dir())
             })
             .await?;

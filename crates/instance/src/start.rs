@@ -113,12 +113,12 @@ impl Inner {
         } else {
             remove_if_exists(&dir.join("standby.signal"))?;
         }
-        self.drop_stale_pid_file()?;
         {
             let mut state = self.lock_state();
             state.conf = conf.clone();
             state.raised = written.raised;
         }
+        self.drop_stale_lock_files()?;
         self.spawn(step, standby)
     }
 
@@ -171,27 +171,6 @@ impl Inner {
                 // PostgreSQL itself gives the reason where there is one that matters.
                 Err(e) => tracing::debug!("can't try port {port} on {address}: {e}"),
             }
-        }
-        Ok(())
-    }
-
-    /// PostgreSQL refuses to start while the pid in postmaster.pid, or in the lock file of its socket, is some process or
-    /// thread of its user: after a reboot that may be any, one that is about to begin as well, and after a kill it is a
-    /// zombie until its parent has taken notice. Called only when no process of the instance lives.
-    pub(crate) fn drop_stale_pid_file(&self) -> Result<(), Error> {
-        let file = read_pid_file(self.data_dir());
-        let Some(pid) = file.pid else { return Ok(()) };
-        if PathBuf::from(format!("/proc/{pid}")).exists() {
-            tracing::info!(
-                "postmaster.pid names process {pid}, which isn't PostgreSQL of this data directory: removed"
-            );
-        }
-        remove_if_exists(&self.data_dir().join("postmaster.pid"))?;
-        let Some(dir) = file.socket_dir else { return Ok(()) };
-        let lock = dir.join(format!(".s.PGSQL.{}.lock", self.listen.port));
-        let holder = read_if_exists(&lock)?.and_then(|text| text.lines().next()?.trim().parse().ok());
-        if holder == Some(pid) {
-            remove_if_exists(&lock)?;
         }
         Ok(())
     }

@@ -80,8 +80,25 @@ async fn act_as_agent() {
     std::future::pending::<()>().await;
 }
 
+/// Another process, killed on drop.
+struct Process(Child);
+
+impl Process {
+    fn kill(&mut self) {
+        // It has ended otherwise.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// An agent that has armed its guard, and the deadline.
-fn agent(rig: &Rig) -> (Child, Tick) {
+fn agent(rig: &Rig) -> (Process, Tick) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "act_as_agent", "--nocapture", "--test-threads=1"])
         .env("AGENT_TEST_DIR", rig.dir.path())
@@ -91,7 +108,7 @@ fn agent(rig: &Rig) -> (Child, Tick) {
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = lines.map(Result::unwrap).find(|line| line.starts_with("DEADLINE")).expect("the agent armed its guard");
-    (child, Tick(line.split_once(' ').unwrap().1.parse().unwrap()))
+    (Process(child), Tick(line.split_once(' ').unwrap().1.parse().unwrap()))
 }
 
 fn term(revision: i64) -> Term {
@@ -126,8 +143,7 @@ async fn the_death_of_the_agent_is_the_death_of_the_primary_at_the_deadline() {
     let server = Server::start().with_writers(4);
     let rig = Rig::of(&server);
     let (mut agent, deadline) = agent(&rig);
-    agent.kill().unwrap();
-    agent.wait().unwrap();
+    agent.kill();
     is_killed_at(&server, deadline);
     rig.client.ensure().await.unwrap();
     let report = rig.client.status().await.unwrap();
@@ -138,19 +154,17 @@ async fn the_death_of_the_agent_is_the_death_of_the_primary_at_the_deadline() {
 async fn a_stopped_agent_loses_the_primary_and_can_not_start_it_again() {
     let mut server = Server::start();
     let rig = Rig::of(&server);
-    let (mut agent, deadline) = agent(&rig);
-    signal(agent.id(), Signal::STOP);
+    let (agent, deadline) = agent(&rig);
+    signal(agent.0.id(), Signal::STOP);
     is_killed_at(&server, deadline);
 
     let pid = server.start_again();
-    until("the late start is killed too", || has_ended(pid));
+    until("the late start is killed too", || has_ended(pid) && server.processes().is_empty());
     rig.client.ensure().await.unwrap();
     assert!(is_fenced(rig.client.disarm().await.unwrap().state, term(5)));
     server.start_again();
     until("the server answers", || server.sql("select 1"));
     assert!(is_fenced(refused(rig.client.arm(term(5), now() + MINUTE, None).await), term(5)));
-    agent.kill().unwrap();
-    agent.wait().unwrap();
 }
 
 fn has_ended(pid: u32) -> bool {

@@ -139,6 +139,22 @@ async fn what_a_crashed_host_left_is_gone_before_the_server_starts() {
 }
 
 #[tokio::test]
+async fn lock_files_that_a_crash_left_empty_do_not_keep_the_server_down() {
+    let place = Place::new();
+    let node = place.node("pg1");
+    node.instance.initialize(&seed_initdb(), &node.conf).await.unwrap();
+    let lock = node.socket_dir.join(format!(".s.PGSQL.{}.lock", node.port));
+    for file in [&node.data.join("postmaster.pid"), &lock] {
+        std::fs::write(file, "").unwrap();
+        give(file);
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(60);
+        std::fs::File::options().write(true).open(file).unwrap().set_modified(long_ago).unwrap();
+    }
+    node.start(Start::Primary).await;
+    assert_eq!(node.ask("SELECT 1").await, "1");
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_come_up_says_why() {
     let place = Place::new();
     let node = place.node("pg1");

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses a part of it; only tests do")]
 
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -75,12 +76,23 @@ impl Server {
         for setting in ["listen_addresses=", "max_connections=120", "fsync=off", "autovacuum=off"] {
             command.args(["-c", setting]);
         }
-        let child = command.spawn().unwrap();
+        // As the agent does: a server killed while it wrote one leaves an empty lock file.
+        for lock in [self.data_dir().join("postmaster.pid"), self.dir.path().join(".s.PGSQL.5432.lock")] {
+            if lock.metadata().is_ok_and(|m| m.len() == 0) {
+                std::fs::remove_file(lock).unwrap();
+            }
+        }
+        let log = OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
+        let child = command.stderr(log).spawn().unwrap();
         let pid = child.id();
         if let Some(mut old) = self.postmaster.replace(child) {
             old.wait().unwrap();
         }
         pid
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.path().join("log")
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -158,6 +170,9 @@ impl Drop for Server {
         if let Some(postmaster) = &mut self.postmaster {
             let _ = postmaster.kill();
             let _ = postmaster.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("the server's log:\n{}", std::fs::read_to_string(self.log_file()).unwrap_or_default());
         }
     }
 }
