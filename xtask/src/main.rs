@@ -17,6 +17,7 @@ mod packages;
 mod place;
 mod poolers;
 mod programs;
+mod shared_memory;
 mod supervise;
 mod test;
 mod tidy;

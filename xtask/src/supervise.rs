@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use harness::process::{self, Identity};
@@ -36,9 +36,11 @@ pub(crate) fn parent() -> Result<Option<ExitCode>> {
     // In a group of its own: a Ctrl-C reaches it through this process, once.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    let begun = SystemTime::now();
     let code = runtime.block_on(watch(command))?;
     end(|| process::descendants(me_pid()));
     reap();
+    crate::shared_memory::remove_left(begun)?;
     Ok(Some(ExitCode::from(u8::try_from(code).unwrap_or(1))))
 }
 

@@ -36,6 +36,8 @@ pub struct Options {
     pub nodes: u8,
     /// Where its state is kept.
     pub store: Store,
+    /// Whether etcd's data is in memory, for a test whose load of the disk isn't meant for etcd.
+    pub etcd_in_memory: bool,
     /// Merged over `bootstrap.dcs`.
     pub dynamic: Value,
     /// Merged over each node's whole file.
@@ -48,7 +50,7 @@ impl Options {
     /// Three nodes with quick timings: a heartbeat each second and a lease of 5 s.
     pub fn quick(store: Store) -> Options {
         let dynamic = json!({"ttl": 5, "loop_wait": 1, "retry_timeout": 2});
-        Options { nodes: 3, store, dynamic, extra: json!({}), programs: None }
+        Options { nodes: 3, store, etcd_in_memory: false, dynamic, extra: json!({}), programs: None }
     }
 
     /// Three nodes with the seed's timings.
@@ -77,6 +79,7 @@ pub struct Cluster {
     net: Option<Net>,
     _block: Option<Block>,
     files: Option<TempDir>,
+    _memory: Option<TempDir>,
 }
 
 impl Cluster {
@@ -116,6 +119,7 @@ impl Cluster {
             .tempdir_in("/tmp")
             .context("make a directory for the cluster")?;
         let root = files.path().canonicalize().context("find the cluster's directory")?;
+        let memory = options.etcd_in_memory.then(|| in_memory(&root.join("etcd"))).transpose()?;
         let nodes: Vec<Node> = (1..)
             .zip(addresses)
             .map(|(n, (address, netns))| Node::new(n, address, &root, &programs).in_netns(netns))
@@ -140,6 +144,7 @@ impl Cluster {
             net: None,
             _block: None,
             files,
+            _memory: memory,
         };
         for node in &cluster.nodes {
             node.prepare_directories()?;
@@ -267,9 +272,12 @@ impl Cluster {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<Option<T>>>,
     {
-        wait::wait_until(what, deadline, condition)
-            .await
-            .map_err(|e| self.failure(anyhow::anyhow!("{e:#}\n{}", self.log_tails())))
+        wait::wait_until(what, deadline, condition).await.map_err(|e| self.failed(&format!("{e:#}")))
+    }
+
+    /// An error that shows the end of every log. The files stay.
+    pub fn failed(&self, what: &str) -> anyhow::Error {
+        self.failure(anyhow::anyhow!("{what}\n{}", self.log_tails()))
     }
 
     /// Marks that something failed, so that the files stay.
@@ -370,6 +378,13 @@ impl Drop for Cluster {
             let _ = files.keep();
         }
     }
+}
+
+/// A directory in memory that `link` leads to.
+fn in_memory(link: &Path) -> Result<TempDir> {
+    let memory = tempfile::Builder::new().prefix("pgherd-test-").tempdir_in("/dev/shm").context("use /dev/shm")?;
+    std::os::unix::fs::symlink(memory.path(), link).context("link to a directory in memory")?;
+    Ok(memory)
 }
 
 /// The members of a GET /cluster answer.
