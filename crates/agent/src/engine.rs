@@ -26,6 +26,8 @@ const GUARD_PING: Duration = Duration::from_secs(1);
 const ORDER_LIMIT: Duration = Duration::from_secs(60);
 /// The loop doesn't turn faster than this by itself.
 const LEAST_SLEEP: Duration = Duration::from_millis(5);
+/// Nor slower. Longer than from one look at PostgreSQL to the next, so that each second has one waking-up, not two.
+const LONGEST_SLEEP: Duration = Duration::from_millis(1500);
 /// A reason that stays the same is logged again after this time.
 const REPEAT_LOG: Duration = Duration::from_secs(60);
 
@@ -81,7 +83,7 @@ impl Engine {
     /// Runs until the agent has been told to stop and has. Returns the lease to be ended.
     pub(crate) async fn run(mut self) -> Result<Option<i64>> {
         loop {
-            let sleep = self.wake_at.since(now()).clamp(LEAST_SLEEP, Duration::from_secs(1));
+            let sleep = self.wake_at.since(now()).clamp(LEAST_SLEEP, LONGEST_SLEEP);
             tokio::select! {
                 biased;
                 Some(ended) = self.tasks.join_next() => fail_on_panic(ended)?,

@@ -1,9 +1,10 @@
 //! `cargo xtask bench failover`: what applications feel of changes of the leader, behind poolers and without, beside Patroni
-//! with pgbouncer and HAProxy where those can be had, and what following costs while nothing changes. Prints Markdown and
-//! keeps it in docs/.
+//! with pgbouncer and HAProxy where those can be had, and what following and the agents cost while nothing changes. Prints
+//! Markdown and keeps it in docs/.
 
 mod behind;
 mod direct;
+mod idle;
 mod peer;
 mod report;
 mod steady;
@@ -34,6 +35,9 @@ pub(crate) struct Args {
     /// Only what clients behind poolers feel of pgherd; the numbers are not kept
     #[arg(long)]
     quick: bool,
+    /// Only what idle agents cost; the numbers are not kept
+    #[arg(long, conflicts_with = "quick")]
+    idle: bool,
     /// Build without optimisation; the numbers are not kept
     #[arg(long)]
     debug: bool,
@@ -46,14 +50,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (result, left) = supervise::run(measure(args, &programs, patroni.as_ref()))?;
     let (report, rest) = result?;
     ensure!(left.is_empty(), "processes were left behind: {}", left.join("; "));
-    let text = report.markdown() + &rest;
+    let text = if args.idle { rest } else { report.markdown() + &rest };
     say!("\n{text}");
     if let Some(file) = &args.json {
         let document = serde_json::to_string_pretty(&report.json())? + "\n";
         std::fs::write(file, document).with_context(|| format!("write {}", file.display()))?;
         say!("figures written to {}", file.display());
     }
-    if !args.debug && !args.quick {
+    if !args.debug && !args.quick && !args.idle {
         let path = checkout::root()?.join("docs/benchmarks-ha.md");
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         say!("written to {}", path.display());
@@ -63,6 +67,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 async fn measure(args: &Args, programs: &Programs, patroni: Option<&peer::Patroni>) -> Result<(Report, String)> {
     let mut report = Report::default();
+    if args.idle {
+        return Ok((report, idle::measure(programs, patroni).await?));
+    }
     behind::pgherd(programs, args.rounds, &mut report).await?;
     if let Some(patroni) = patroni {
         let measured = behind::patroni(programs, patroni, args.rounds.min(3), &mut report).await;
@@ -72,6 +79,7 @@ async fn measure(args: &Args, programs: &Programs, patroni: Option<&peer::Patron
     let mut rest = steady::measure(programs, args.rounds).await?;
     if !args.quick {
         rest += &direct::measure(programs, args.rounds).await?;
+        rest += &idle::measure(programs, patroni).await?;
     }
     Ok((report, rest))
 }

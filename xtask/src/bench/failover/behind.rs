@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::peer::{Door, Patroni};
 use super::report::{Report, Run};
-use super::{PATIENCE, etcd_leads_elsewhere};
+use super::{PATIENCE, etcd_leads_elsewhere, peer};
 
 /// What pgherd is called in the report.
 pub(super) const PGHERD: &str = "pgherd";
@@ -68,8 +68,7 @@ pub(super) async fn pgherd(programs: &Programs, rounds: u32, report: &mut Report
 pub(super) async fn patroni(programs: &Programs, patroni: &Patroni, rounds: u32, report: &mut Report) -> Result<()> {
     say!("{} with pgbouncer and HAProxy, default timings", patroni.version);
     let scratch = tempfile::Builder::new().prefix("pgherd-bench-").tempdir_in("/tmp").context("make a directory")?;
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755)).context("open a directory")?;
+    peer::open_to_all(scratch.path())?;
     let system = format!("{}, pgbouncer, HAProxy", patroni.version);
     let options = Options { programs: Some(patroni.programs(programs, scratch.path())?), ..Options::seed(Store::Etcd) };
     let bench = Bench::patroni(system, options).await?;

@@ -1,23 +1,19 @@
-//! How long writes stop without any pooler, and what an agent costs: a writer for each node and one that follows the leader.
+//! How long writes stop without any pooler: a writer for each node and one that follows the leader.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use harness::process::{self, Identity};
+use harness::process::Identity;
 use harness::programs::Programs;
 use harness::writers::{self, Writers};
 use harness::{Cluster, Node, Options, Store, history};
 use rustix::process::Signal;
 
 use super::{PATIENCE, etcd_leads_elsewhere};
-use crate::bench::cost::Cpu;
 
 /// Each writer tries so often.
 const PERIOD: Duration = Duration::from_millis(20);
-
-/// How long an idle agent is watched.
-const STEADY: Duration = Duration::from_secs(30);
 
 /// Measures all of it; returns Markdown.
 pub(super) async fn measure(programs: &Programs, rounds: u32) -> Result<String> {
@@ -26,7 +22,7 @@ pub(super) async fn measure(programs: &Programs, rounds: u32) -> Result<String> 
     let bench = Bench::start(programs, Options::seed(Store::Etcd)).await?;
     bench.repeat(&mut table, rounds, "kill -9 of the leader's postmaster", Event::KillPostmaster).await?;
     bench.repeat(&mut table, rounds, "switchover", Event::Switchover).await?;
-    let cost = bench.end().await?;
+    bench.end().await?;
     say!("ttl 5");
     let bench = Bench::start(programs, Options::quick(Store::Etcd)).await?;
     bench.repeat(&mut table, rounds, "ttl 5: host death, etcd's leader elsewhere", Event::KillHost).await?;
@@ -37,7 +33,7 @@ pub(super) async fn measure(programs: &Programs, rounds: u32) -> Result<String> 
         "## Without a pooler\n\n\
          A writer for each node and one that follows the leader, each trying every {} ms. Each event {rounds} times. \"No \
          writes\" is the longest time without an acknowledged write; \"two writable\" the time in which two nodes both \
-         took writes.\n\n{}\n{cost}",
+         took writes.\n\n{}\n",
         PERIOD.as_millis(),
         table.0
     ))
@@ -160,30 +156,8 @@ impl Bench {
         self.cluster.wait("writes are accepted", PATIENCE, accepted).await
     }
 
-    /// Ends the writers, and watches the leader's idle agent and guard.
-    async fn end(self) -> Result<String> {
-        let (cluster, writers) = (self.cluster, self.writers);
-        writers.stop()?;
-        cluster.wait_healthy(PATIENCE).await?;
-        let leader = cluster.leader(PATIENCE).await?;
-        let mut text = String::from("| idle process | resident MiB | CPU, % of a core |\n|---|---:|---:|\n");
-        let agent = leader.agent().context("no agent runs")?;
-        let watched: Vec<(&str, Identity)> = [("agent of the leader", agent)]
-            .into_iter()
-            .chain(leader.guards().into_iter().map(|g| ("guard", g)))
-            .collect();
-        let before = watched.iter().map(|(_, i)| Cpu::read(i.pid)).collect::<Result<Vec<_>>>()?;
-        tokio::time::sleep(STEADY).await;
-        for ((name, identity), before) in watched.iter().zip(before) {
-            let used = Cpu::read(identity.pid)?.since(before).total.as_secs_f64();
-            let memory = process::resident_bytes(identity.pid).context("read a process's memory")?;
-            let _ = writeln!(
-                text,
-                "| {name} | {:.1} | {:.2} |",
-                memory as f64 / f64::from(1 << 20),
-                used / STEADY.as_secs_f64() * 100.0
-            );
-        }
-        Ok(text)
+    async fn end(self) -> Result<()> {
+        self.writers.stop()?;
+        self.cluster.wait_healthy(PATIENCE).await.map(drop)
     }
 }

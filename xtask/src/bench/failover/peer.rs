@@ -51,6 +51,11 @@ fn install() -> Result<Patroni> {
     Ok(Patroni { program, version: String::from_utf8_lossy(&output.stdout).trim().to_owned() })
 }
 
+/// Lets every user read a directory.
+pub(super) fn open_to_all(directory: &Path) -> Result<()> {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).context("open a directory")
+}
+
 fn run(command: &mut Command) -> Result<()> {
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("run {command:?}"))?;
     if status.success() { Ok(()) } else { bail!("{command:?}: {status}") }
