@@ -15,7 +15,8 @@ use harness::netns::{self, Net};
 use harness::process::Identity;
 use harness::programs::{self as found, Programs};
 use harness::writers::{self, Writers};
-use harness::{Cluster, Options, Store};
+use harness::{Cluster, Node, Options, Store};
+use serde_json::json;
 
 use fault::{Fault, KINDS, Kind, Target};
 use random::Random;
@@ -33,6 +34,9 @@ const WHOLE: Duration = Duration::from_secs(120);
 
 /// Each writer tries so often.
 const PERIOD: Duration = Duration::from_millis(20);
+/// What agents log when they have repaired a data directory, and when they give one up.
+const REWOUND: &str = "pg_rewind has brought this node back";
+const CLONED: &str = "removing the data directory";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -85,6 +89,8 @@ fn trial(programs: &Programs, sync: bool, seed: u64, length: Duration) -> Result
     let hub = net.hub();
     let mut options = Options { programs: Some(programs.clone()), ..Options::quick(Store::Etcd) };
     options.dynamic["synchronous_mode"] = sync.into();
+    // Faults come faster than servers write checkpoints: now and then pg_rewind can't repair a replica.
+    options.dynamic["postgresql"] = json!({"remove_data_directory_on_rewind_failure": true});
     // In a thread of its own: it moves into the clients' namespace for good.
     let thread = std::thread::spawn(move || -> Result<()> {
         netns::enter(&hub)?;
@@ -140,6 +146,9 @@ impl<'a> Trial<'a> {
         let lost = self.lost(&writes).await?;
         say!("\n{}", self.report.table());
         say!("{} rows acknowledged, {} lost, no two nodes took writes at the same time", writes.len(), lost.len());
+        let logs: String = self.target.cluster.nodes.iter().map(Node::log_text).collect();
+        let (rewound, cloned) = (logs.matches(REWOUND).count(), logs.matches(CLONED).count());
+        say!("data directories brought back with pg_rewind: {rewound}, cloned anew: {cloned}");
         Ok(())
     }
 

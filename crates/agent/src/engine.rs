@@ -216,8 +216,8 @@ impl Engine {
         }
     }
 
-    pub(crate) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
+    pub(crate) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.tasks.spawn(task)
     }
 
     pub(crate) fn status(&self) -> &watch::Sender<Arc<Status>> {

@@ -215,7 +215,8 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
             let hopeless = match &e {
                 // What a person or time mends is no reason to give the data up.
                 RewindError::Failed { message, .. } => !message.contains("No space left on device"),
-                other => matches!(other, RewindError::MissingWal(_) | RewindError::NeedsChecksums),
+                RewindError::MissingWal(_) | RewindError::NoRestartPoint { .. } | RewindError::NeedsChecksums => true,
+                _ => false,
             };
             if !hopeless {
                 return Err(why);

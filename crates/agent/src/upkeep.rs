@@ -11,11 +11,17 @@ use ha::local::Sql;
 use ha::{Cluster, Tick};
 use instance::Configuration;
 use serde_json::Value;
+use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
 
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::perform::Context;
+
+/// A server that has no checkpoint on its timeline yet is asked for one this often.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+/// The first version whose pg_rewind doesn't need one.
+const REWINDS_BY_ITSELF: u32 = 160_000;
 
 /// Slots are looked at this often even when no member has come or gone.
 const SLOTS_EVERY: Duration = Duration::from_secs(10);
@@ -40,6 +46,8 @@ pub(crate) struct Upkeep {
     seen: BTreeMap<String, Tick>,
     history: Option<u32>,
     failed_at: Option<Tick>,
+    /// The checkpoint that was ordered last, and when.
+    checkpoint: Option<(AbortHandle, Tick)>,
 }
 
 /// What one round of upkeep did.
@@ -93,6 +101,7 @@ impl Upkeep {
 
 /// Starts a round when there is something to do.
 pub(crate) fn tend(engine: &mut Engine, at: Tick) {
+    keep_rewindable(engine, at);
     let round = due(engine, at);
     if round.apply.is_none() && round.slots.is_none() && round.history.is_none() && round.config.is_none() {
         return;
@@ -105,6 +114,32 @@ pub(crate) fn tend(engine: &mut Engine, at: Tick) {
         // The engine outlives its tasks; when it is gone, the process is ending.
         let _ = context.events.send(Event::Kept(kept)).await;
     });
+}
+
+/// Has a checkpoint, on a replica a restart point, written on a timeline that is new to the server: before PostgreSQL 16
+/// pg_rewind takes either side's timeline from its last one, and can't repair a replica that has followed a timeline
+/// without one. PostgreSQL's own comes only after minutes.
+fn keep_rewindable(engine: &mut Engine, at: Tick) {
+    let context = engine.context();
+    let (state, _, _, upkeep) = engine.parts();
+    let Sql::Up(answer) = &state.local.sql else { return };
+    let wanted = state.settings.use_pg_rewind
+        && answer.server_version < REWINDS_BY_ITSELF
+        && (1..answer.timeline).contains(&answer.checkpoint_timeline)
+        && state.job.is_none();
+    let ordered = |(task, began): &(AbortHandle, Tick)| !task.is_finished() || at.since(*began) < CHECKPOINT_EVERY;
+    if !wanted || upkeep.checkpoint.as_ref().is_some_and(ordered) {
+        return;
+    }
+    let timeline = answer.timeline;
+    let task = engine.spawn(async move {
+        match context.node.instance.checkpoint().await {
+            Ok(()) => debug!("checkpoint for the new timeline {timeline}"),
+            Err(e) => complain(&context, "no checkpoint for the new timeline", &e),
+        }
+    });
+    let (_, _, _, upkeep) = engine.parts();
+    upkeep.checkpoint = Some((task, at));
 }
 
 fn due(engine: &mut Engine, at: Tick) -> Round {

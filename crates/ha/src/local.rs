@@ -117,6 +117,8 @@ pub struct Answer {
     pub flushed: Lsn,
     /// Where crash recovery would begin: redo_lsn of pg_control_checkpoint().
     pub redo: Lsn,
+    /// Timeline of the last checkpoint or restart point: timeline_id of pg_control_checkpoint().
+    pub checkpoint_timeline: u32,
     /// Replica: pg_last_wal_receive_lsn().
     pub received: Lsn,
     /// Replica: the beginning of a segment that it wants next although it hasn't replayed all before it. It has the first

@@ -54,6 +54,13 @@ pub(crate) fn can_be_rewound(output: &str) -> bool {
     is("Data page checksum version", "0") || is("wal_log_hints setting", "off")
 }
 
+/// Whether recovery has gone to a later timeline than that of the last checkpoint.
+pub(crate) fn is_ahead_of_restart_point(output: &str) -> bool {
+    let fields = fields(output);
+    let number = |name: &str| fields.get(name).and_then(|v| v.parse::<u32>().ok()).unwrap_or(0);
+    number("Min recovery ending loc's timeline") > number("Latest checkpoint's TimeLineID")
+}
+
 /// Sizes of a WAL page and a WAL segment in bytes.
 pub(crate) fn wal_sizes(output: &str) -> Option<(u64, u64)> {
     let fields = fields(output);
@@ -114,6 +121,8 @@ Data page checksum version:           1
         assert_eq!(c.required_parameters["max_prepared_transactions"], 0);
         assert_eq!(c.required_parameters.len(), 5);
         assert!(can_be_rewound(REPLICA));
+        assert!(is_ahead_of_restart_point(REPLICA));
+        assert!(!is_ahead_of_restart_point(&REPLICA.replace("timeline:   2", "timeline:   1")));
         assert_eq!(wal_sizes(REPLICA), Some((8192, 16 << 20)));
     }
 

@@ -200,6 +200,8 @@ impl Programs {
 #[derive(Debug, Clone)]
 pub(crate) struct Finished {
     pub(crate) success: bool,
+    /// How it ended: `exit status: 1`, `signal: 9 (SIGKILL)`.
+    pub(crate) status: String,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
@@ -212,6 +214,7 @@ pub(crate) async fn run(name: &str, command: Command, limit: Duration) -> Result
     let _group = Group(child.id());
     match tokio::time::timeout(limit, child.wait_with_output()).await {
         Ok(Ok(output)) => Ok(Finished {
+            status: output.status.to_string(),
             success: output.status.success(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),

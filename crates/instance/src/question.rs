@@ -37,7 +37,8 @@ const FACTS: &str = r#"SELECT system_identifier::text, current_setting('server_v
   FROM pg_control_system()"#;
 
 /// `pg_control_checkpoint` and `pg_control_recovery` tell the timeline of a replica that no WAL receiver feeds.
-const STATE: &str = r#"WITH r AS MATERIALIZED (SELECT pg_is_in_recovery() AS r)
+const STATE: &str = r#"WITH r AS MATERIALIZED (SELECT pg_is_in_recovery() AS r),
+  c AS MATERIALIZED (SELECT timeline_id, redo_lsn FROM pg_control_checkpoint())
 SELECT r.r,
   CASE WHEN r.r THEN NULL ELSE pg_walfile_name(pg_current_wal_lsn()) END,
   CASE WHEN r.r THEN NULL ELSE pg_current_wal_lsn() END,
@@ -45,15 +46,16 @@ SELECT r.r,
   pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
   to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00:00"'),
   CASE WHEN r.r THEN pg_is_wal_replay_paused() ELSE false END,
-  (SELECT greatest(c.timeline_id, y.min_recovery_end_timeline) FROM pg_control_checkpoint() c, pg_control_recovery() y),
+  greatest(c.timeline_id, (SELECT min_recovery_end_timeline FROM pg_control_recovery())),
   (SELECT json_build_object('status', status, 'host', sender_host, 'port', sender_port, 'timeline', received_tli)
      FROM pg_stat_wal_receiver),
   current_setting('primary_conninfo'),
   current_setting('synchronous_standby_names'),
   (SELECT json_agg(json_build_object('usename', usename, 'application_name', application_name,
      'client_addr', host(client_addr), 'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority,
-     'flush_lsn', flush_lsn) ORDER BY application_name, pid) FROM pg_stat_replication)
-FROM r"#;
+     'flush_lsn', flush_lsn) ORDER BY application_name, pid) FROM pg_stat_replication),
+  c.redo_lsn, c.timeline_id
+FROM r, c"#;
 
 const PENDING_RESTART: &str = "SELECT s.name, current_setting(s.name),
   coalesce((SELECT f.setting FROM pg_file_settings f WHERE lower(f.name) = lower(s.name) ORDER BY f.seqno DESC LIMIT 1), s.boot_val)
@@ -105,6 +107,8 @@ fn read(row: &SimpleQueryRow) -> Reply {
         timeline,
         written: lsn(2),
         flushed: lsn(3),
+        redo: lsn(13),
+        checkpoint_timeline: text(row, 14).parse().unwrap_or(0),
         received: lsn(4),
         replayed: lsn(5),
         replayed_timestamp: optional(row, 6),

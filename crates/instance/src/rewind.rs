@@ -28,6 +28,17 @@ pub enum RewindError {
     /// WAL since the divergence isn't there any more.
     #[error("WAL back to the point of divergence is missing: {0}; clone again, and raise wal_keep_size")]
     MissingWal(String),
+    /// A replica that has followed a timeline on which it has no restart point yet.
+    #[error(
+        "pg_rewind before PostgreSQL 16 can't repair a replica that has followed timeline {timeline} without a restart \
+         point there ({message}); clone it again"
+    )]
+    NoRestartPoint {
+        /// The timeline.
+        timeline: u32,
+        /// What pg_rewind printed.
+        message: String,
+    },
     /// Neither data checksums nor wal_log_hints.
     #[error("pg_rewind needs data checksums (initdb --data-checksums, pg_checksums) or wal_log_hints = on")]
     NeedsChecksums,
@@ -101,6 +112,12 @@ impl Instance {
             Ok(finished) => judge(&finished),
             Err(e) => Err(e),
         };
+        let outcome = match outcome {
+            Err(RewindError::MissingWal(message)) if controldata::is_ahead_of_restart_point(&output) => {
+                Err(RewindError::NoRestartPoint { timeline: control.timeline, message })
+            }
+            other => other,
+        };
         let in_doubt = match &outcome {
             Err(RewindError::Failed { touched, .. }) => *touched,
             Err(RewindError::Other(e)) => matches!(e, Error::TimedOut { .. }),
@@ -172,7 +189,7 @@ impl Instance {
         if done.stderr.contains("No space left on device") {
             return Err(Error::DiskFull(self.0.data_dir().to_owned()).into());
         }
-        let message = format!("crash recovery before it: {}", summary(&done.stderr));
+        let message = format!("crash recovery before it ended with {}: {}", done.status, summary(&done.stderr));
         Err(RewindError::Failed { message, touched: false })
     }
 }
@@ -230,7 +247,7 @@ mod tests {
     use super::*;
 
     fn said(success: bool, stderr: &str) -> Result<Rewound, RewindError> {
-        judge(&Finished { success, stdout: String::new(), stderr: stderr.into() })
+        judge(&Finished { success, status: String::new(), stdout: String::new(), stderr: stderr.into() })
     }
 
     #[test]

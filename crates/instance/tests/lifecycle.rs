@@ -26,6 +26,7 @@ async fn a_new_cluster_starts_and_stops_cleanly() {
     let answer = node.wait("a primary", |a| !a.in_recovery).await;
     assert_eq!((answer.timeline, answer.server_version), (1, node.instance.version().0));
     assert!(answer.written.0 > 0 && answer.postmaster_start_time.ends_with("+00:00"), "{answer:?}");
+    assert!(answer.redo.0 > 0 && answer.redo <= answer.written && answer.checkpoint_timeline == 1, "{answer:?}");
     assert_eq!(answer.pending_restart, vec![]);
     let local = node.instance.probe().await;
     assert!(matches!(local.process, Process::Running { pid, standby: false, .. } if pid == node.pid()));

@@ -21,6 +21,7 @@ async fn live_through(cluster: Cluster) -> Result<()> {
     every_member_is_listed(&cluster).await?;
     a_table_reaches_the_replicas(&cluster).await?;
     leadership_is_handed_over(&cluster).await?;
+    every_member_can_be_rewound_again(&cluster).await?;
     a_stopped_leader_is_replaced_and_returns(&cluster).await?;
     a_parameter_is_changed(&cluster).await?;
     a_parameter_waits_for_a_restart(&cluster).await?;
@@ -53,6 +54,22 @@ async fn replicas_stream_through_slots(cluster: &Cluster) -> Result<()> {
             bail!("slots {slots_now:?}, streams {streams_now:?}")
         })
         .await
+}
+
+/// pg_rewind before PostgreSQL 16 needs a checkpoint on the timeline that a server is on.
+async fn every_member_can_be_rewound_again(cluster: &Cluster) -> Result<()> {
+    let timelines = || async {
+        for node in &cluster.nodes {
+            let query = "SELECT current_setting('server_version_num')::int >= 160000, timeline_id \
+                         FROM pg_control_checkpoint()";
+            let row = cluster.sql(node, query).await?.concat();
+            if row != ["f", "2"] && row.first().is_some_and(|newer| newer == "f") {
+                bail!("{}: {row:?}", node.name);
+            }
+        }
+        Ok(Some(()))
+    };
+    cluster.wait("each server has a checkpoint on the new timeline", SOON, timelines).await
 }
 
 async fn every_member_is_listed(cluster: &Cluster) -> Result<()> {
