@@ -136,6 +136,11 @@ impl Plan {
 }
 
 impl Timeouts {
+    /// All of them; those that are zero are off.
+    pub(crate) fn all(&self) -> [Duration; 5] {
+        [self.query_wait, self.query, self.idle_transaction, self.transaction, self.client_idle]
+    }
+
     /// For a client that logged in as this user.
     pub(crate) fn of(config: &Config, database: &Database, user: &str) -> Timeouts {
         let settings = &config.settings;

@@ -36,6 +36,8 @@ pub(crate) struct Worker {
     pub(crate) registry: Rc<Registry>,
     /// Its clients.
     pub(crate) clients: RefCell<Slab<Rc<Presence>>>,
+    /// When time-outs of its clients are looked at.
+    pub(crate) sweeps: sweep::Schedule,
     /// SUSPEND: nothing is read from clients or servers.
     pub(crate) suspended: Cell<bool>,
     /// Pools with idle servers that clients of other threads wait for.
@@ -94,6 +96,7 @@ impl Worker {
             scratch: RefCell::new(Scratch { read: vec![0; READ], to_server: Vec::new(), to_client: Vec::new() }),
             registry: Registry::new(index),
             clients: RefCell::default(),
+            sweeps: sweep::Schedule::default(),
             suspended: Cell::new(false),
             offers: Offers::default(),
             config: RefCell::new(config),

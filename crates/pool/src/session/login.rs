@@ -265,7 +265,9 @@ impl Login<'_> {
         let pool = worker.pool_of(&shared.pool(&database, &owner, || Plan::of(&config, entry, &owner.name)));
         pool.shared.clients.fetch_add(1, Ordering::Relaxed);
         let presence = &self.seat.presence;
-        presence.timeouts.set(Some(Timeouts::of(&config, entry, &wish.user)));
+        let timeouts = Timeouts::of(&config, entry, &wish.user);
+        worker.sweeps.expect(&timeouts);
+        presence.timeouts.set(Some(timeouts));
         *presence.pool.borrow_mut() = Some((database.name.clone(), owner.name.clone()));
         let place = Place { pool: pool.shared.clone(), user };
         Ok((pool, place))
