@@ -34,9 +34,11 @@ const WHOLE: Duration = Duration::from_secs(120);
 
 /// Each writer tries so often.
 const PERIOD: Duration = Duration::from_millis(20);
-/// What agents log when they have repaired a data directory, and when they give one up.
+/// What agents log when they have repaired a data directory, when they give one up, and for what reasons they may: pg_rewind
+/// can't repair it, or a fault has hit pg_rewind itself.
 const REWOUND: &str = "pg_rewind has brought this node back";
 const CLONED: &str = "removing the data directory";
+const REASONS: [&str; 2] = ["without a restart point there", "pg_rewind failed"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -147,8 +149,11 @@ impl<'a> Trial<'a> {
         say!("\n{}", self.report.table());
         say!("{} rows acknowledged, {} lost, no two nodes took writes at the same time", writes.len(), lost.len());
         let logs: String = self.target.cluster.nodes.iter().map(Node::log_text).collect();
-        let (rewound, cloned) = (logs.matches(REWOUND).count(), logs.matches(CLONED).count());
-        say!("data directories brought back with pg_rewind: {rewound}, cloned anew: {cloned}");
+        let cloned: Vec<&str> = logs.lines().filter(|l| l.contains(CLONED)).collect();
+        let rewound = logs.matches(REWOUND).count();
+        say!("data directories brought back with pg_rewind: {rewound}, cloned anew: {}", cloned.len());
+        let wrongly = cloned.iter().find(|l| !REASONS.iter().any(|r| l.contains(r)));
+        ensure!(wrongly.is_none(), "a data directory was given up that pg_rewind should repair: {wrongly:?}");
         Ok(())
     }
 

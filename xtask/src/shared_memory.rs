@@ -2,8 +2,6 @@
 //! takes its predecessor's away; tests have deleted the directory, and after some thousand kills System V's table is full
 //! and no PostgreSQL starts any more.
 
-use std::collections::HashSet;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,12 +29,10 @@ pub(crate) fn remove_left(begun: SystemTime) -> Result<()> {
         let _ = Command::new("ipcrm").args(["-m", &segment.to_string()]).output();
     }
     let Ok(entries) = std::fs::read_dir(DIRECTORY) else { return Ok(()) };
-    let mapped = mapped();
     for entry in entries.flatten() {
         let name = entry.file_name();
         let made = entry.metadata().and_then(|m| m.modified()).unwrap_or(UNIX_EPOCH);
-        let ours = name.to_str().is_some_and(|n| n.starts_with(NAME) && !mapped.contains(n));
-        if ours && made >= begun {
+        if name.to_str().is_some_and(|n| n.starts_with(NAME)) && made >= begun {
             let _ = std::fs::remove_file(entry.path());
         }
     }
@@ -54,18 +50,6 @@ fn abandoned(table: &str, begun: SystemTime) -> Vec<u64> {
         .filter(|l| number(l, 13).is_some_and(|made| made >= begun))
         .filter_map(|l| number(&l, 1))
         .collect()
-}
-
-/// Names of the segments that some process has mapped.
-fn mapped() -> HashSet<String> {
-    let mut names = HashSet::new();
-    for identity in process::all() {
-        let maps = std::fs::read_to_string(format!("/proc/{}/maps", identity.pid)).unwrap_or_default();
-        let paths = maps.lines().filter_map(|l| l.split_whitespace().nth(5));
-        let files = paths.filter_map(|p| Path::new(p).file_name()?.to_str());
-        names.extend(files.filter(|f| f.starts_with(NAME)).map(str::to_owned));
-    }
-    names
 }
 
 #[cfg(test)]

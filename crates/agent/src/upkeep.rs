@@ -120,7 +120,6 @@ pub(crate) fn tend(engine: &mut Engine, at: Tick) {
 /// pg_rewind takes either side's timeline from its last one, and can't repair a replica that has followed a timeline
 /// without one. PostgreSQL's own comes only after minutes.
 fn keep_rewindable(engine: &mut Engine, at: Tick) {
-    let context = engine.context();
     let (state, _, _, upkeep) = engine.parts();
     let Sql::Up(answer) = &state.local.sql else { return };
     let wanted = state.settings.use_pg_rewind
@@ -132,6 +131,7 @@ fn keep_rewindable(engine: &mut Engine, at: Tick) {
         return;
     }
     let timeline = answer.timeline;
+    let context = engine.context();
     let task = engine.spawn(async move {
         match context.node.instance.checkpoint().await {
             Ok(()) => debug!("checkpoint for the new timeline {timeline}"),

@@ -112,8 +112,9 @@ impl Instance {
             Ok(finished) => judge(&finished),
             Err(e) => Err(e),
         };
+        let ahead = self.version().major() < 16 && controldata::is_ahead_of_restart_point(&output);
         let outcome = match outcome {
-            Err(RewindError::MissingWal(message)) if controldata::is_ahead_of_restart_point(&output) => {
+            Err(RewindError::MissingWal(message)) if ahead => {
                 Err(RewindError::NoRestartPoint { timeline: control.timeline, message })
             }
             other => other,
