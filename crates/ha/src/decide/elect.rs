@@ -111,10 +111,14 @@ impl Step<'_> {
         Some(Reason::YieldingTo { to: heir.to_owned() })
     }
 
-    /// Whether the last leader handed over to this node, and it has every byte that there is.
-    fn inherits(&self, cluster: &Cluster, answer: &Answer) -> bool {
-        let complete = cluster.status.as_ref().is_some_and(|s| s.optime.bytes_since(answer.position()) == 0);
-        complete && answer.in_recovery && self.heir(cluster) == Some(self.view.me.name.as_str())
+    /// Whether the last leader handed over to this replica.
+    fn is_heir(&self, cluster: &Cluster, answer: &Answer) -> bool {
+        answer.in_recovery && self.heir(cluster) == Some(self.view.me.name.as_str())
+    }
+
+    /// Whether an answer holds every byte that the last leader wrote.
+    fn is_complete(cluster: &Cluster, answer: &Answer) -> bool {
+        cluster.status.as_ref().is_some_and(|s| s.optime.bytes_since(answer.position()) == 0)
     }
 
     /// Why this node must not lead, whatever the others say.
@@ -153,13 +157,15 @@ impl Step<'_> {
         // The others are asked while the receiver stops.
         let round = self.round_since(leaderless.max(self.now.before(FRESH)));
         let looked = self.view.local.taken_at >= leaderless;
-        let inherits = self.inherits(cluster, answer);
-        if inherits && !looked && self.now < leaderless + LOOK {
+        let heir = self.is_heir(cluster, answer);
+        if heir && !looked && self.now < leaderless + LOOK {
+            // What is known is from a moment when the leader was still writing.
             self.wake(leaderless + LOOK);
             return Reason::Election;
         }
         // An heir's receiver ends with its leader, which is down; whoever else may lead takes the key first.
-        let receives = answer.receiver.is_some() || (answer.upstream.is_some() && !(inherits && looked));
+        let inherits = heir && looked && Self::is_complete(cluster, answer);
+        let receives = answer.receiver.is_some() || (answer.upstream.is_some() && !inherits);
         if answer.in_recovery && receives {
             // Safety rule 4: a leader that wakes late must not collect this node's acknowledgement any more.
             return self.work(Action::Follow { upstream: None }, Reason::StoppingReceiver);
