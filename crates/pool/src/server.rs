@@ -4,6 +4,7 @@
 pub(crate) mod authenticate;
 pub(crate) mod exchange;
 pub(crate) mod login;
+mod refusal;
 
 use std::cell::Cell;
 use std::future::poll_fn;

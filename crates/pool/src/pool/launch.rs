@@ -138,11 +138,13 @@ pub(super) fn failed(worker: &Rc<Worker>, pool: &Pool, error: &login::Error) {
     let key = (&pool.shared.database.name, &pool.shared.user.name);
     tracing::warn!("{}/{}: server login failed: {error}", key.0, key.1);
     let said: Option<Arc<str>> = match error {
-        login::Error::Refused(text) | login::Error::Unready(text) => Some(text.as_str().into()),
+        login::Error::Refused(text) | login::Error::Unready(text) | login::Error::Full(text) => {
+            Some(text.as_str().into())
+        }
         _ => None,
     };
     pool.shared.set_trouble(Some(Trouble { at: Instant::now(), said: said.clone() }));
-    let (Some(said), login::Error::Refused(_)) = (said, error) else { return };
+    let (Some(said), login::Error::Refused(_) | login::Error::Full(_)) = (said, error) else { return };
     let connected = pool.shared.servers.load(std::sync::atomic::Ordering::Relaxed);
     if connected == 0 {
         let shared = pool.shared.clone();

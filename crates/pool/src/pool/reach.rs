@@ -74,9 +74,8 @@ pub(super) fn tell(worker: &Worker, choice: &Choice) {
 /// Whether it may be otherwise in a moment, without anybody's doing.
 fn is_passing(error: &login::Error) -> bool {
     match error {
-        login::Error::Connect(_) | login::Error::TimedOut | login::Error::Unready(_) | login::Error::NotWritable => {
-            true
-        }
+        login::Error::Connect(_) | login::Error::TimedOut | login::Error::NotWritable => true,
+        login::Error::Unready(_) | login::Error::Full(_) => true,
         login::Error::Exchange(error) => !matches!(error, exchange::Error::Refused(_)),
         login::Error::Refused(_) | login::Error::Secret(_) => false,
     }

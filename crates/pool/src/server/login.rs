@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::{TcpStream, UnixStream};
 
-use super::exchange::{self, error_field, error_text, message, note_parameter};
+use super::exchange::{self, message, note_parameter};
+use super::refusal::refusal;
 use super::{Address, Facts, Marks, Output, Peer, Server, authenticate};
 use crate::config::Host;
 use crate::flow::{Replies, cstr, honesty};
@@ -36,6 +37,9 @@ pub(crate) enum Error {
     /// It did, because it starts, stops or has crashed.
     #[error("{0}")]
     Unready(String),
+    /// It did, because it has no room for anybody now.
+    #[error("{0}")]
+    Full(String),
     /// It has to be writable, and is in recovery.
     #[error("in recovery, not writable")]
     NotWritable,
@@ -279,13 +283,7 @@ async fn log_in(
                 told.pid = u32::from_be_bytes(*pid);
                 told.key = key.into();
             }
-            b'E' => {
-                let code = error_field(&body, b'C').unwrap_or_default();
-                tracing::debug!("the server refused a login with {code}");
-                let text = error_text(&body);
-                // Operator intervention (PostgreSQL documentation, "PostgreSQL Error Codes").
-                return Err(if code.starts_with("57P0") { Error::Unready(text) } else { Error::Refused(text) });
-            }
+            b'E' => return Err(refusal(&body)),
             b'N' => {}
             b'Z' => return Ok(told),
             _ => return Err(exchange::Error::Broken.into()),

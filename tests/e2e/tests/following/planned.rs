@@ -102,6 +102,27 @@ async fn a_transaction_that_outlasts_the_patience_is_cut_and_told_of() -> Result
 }
 
 #[tokio::test]
+async fn a_replicas_restart_waits_for_its_readers_and_cuts_those_who_outlast_the_patience() -> Result<()> {
+    let cluster = patient(1).await?;
+    let front = Front::start(&cluster, 2, &[]).await?;
+    let long = sql::connect_with(&front.config("ro")).await?;
+    long.batch_execute("BEGIN").await?;
+    let row = long.query_one("SELECT host(inet_server_addr())", &[]).await?;
+    let address: String = row.get(0);
+    let replica = cluster.nodes.iter().find(|n| n.address.to_string() == address).context("no such node")?;
+    cluster.ctl_ok(&["restart", "--force", "otus", &replica.name], "").await?;
+    let error = long.batch_execute("COMMIT").await.err().context("the transaction has outlived its server")?;
+    let code = error.code().map(|c| c.code().to_owned());
+    ensure!(code.is_none() || code.as_deref() == Some("57P01"), "{error:?}");
+    let told = format!("1 transactions on {} were cut, which ran for 1000 ms into its drain", replica.name);
+    ensure!(front.log_text().contains(&told), "{}", front.log_text());
+    ensure!(front.sql("ro", "SELECT pg_is_in_recovery()").await? == [["t"]]);
+    front.stop()?;
+    cluster.wait_healthy(SOON).await?;
+    cluster.finish(&SHUTDOWN).await
+}
+
+#[tokio::test]
 async fn a_transaction_that_ends_in_time_is_waited_for() -> Result<()> {
     let cluster = patient(20).await?;
     let front = Front::start(&cluster, 2, &[]).await?;

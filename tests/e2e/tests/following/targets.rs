@@ -3,12 +3,13 @@
 
 use std::net::SocketAddrV4;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use e2e::SOON;
 use harness::front::Front;
 use harness::relay::Relay;
-use harness::{Cluster, Options, Store, sql};
+use harness::{Cluster, Node, Options, Store, sql};
 use rustix::process::Signal;
+use serde_json::json;
 use tokio_postgres::Client;
 
 /// Addresses of the servers that so many readers get at the same time.
@@ -59,6 +60,62 @@ async fn readers_stay_on_their_machine_while_it_has_a_replica() -> Result<()> {
     front.stop()?;
     cluster.wait_healthy(SOON).await?;
     cluster.finish(&["replication slots"]).await
+}
+
+/// Takes every connection that a server has room for.
+async fn fill(node: &Node) -> Result<Vec<Client>> {
+    let mut taken = Vec::new();
+    for _ in 0..100 {
+        match sql::connect(node.address, "postgres").await {
+            Ok(client) => taken.push(client),
+            Err(error) if format!("{error:#}").contains("too many clients") => return Ok(taken),
+            Err(error) => return Err(error),
+        }
+    }
+    bail!("{} has room for more than 100", node.name)
+}
+
+/// A cluster whose servers have room for few, and a pooler.
+async fn small() -> Result<(Cluster, Front)> {
+    let mut options = Options::quick(Store::Etcd);
+    options.dynamic["postgresql"] = json!({"parameters": {"max_connections": 25}});
+    let cluster = Cluster::start(options).await?;
+    let front = Front::start(&cluster, 2, &[]).await?;
+    Ok((cluster, front))
+}
+
+#[tokio::test]
+async fn readers_go_elsewhere_while_a_replica_has_no_room() -> Result<()> {
+    let (cluster, front) = small().await?;
+    let leader = cluster.leader(SOON).await?;
+    let mut replicas = cluster.nodes.iter().filter(|n| n.name != leader.name);
+    let (full, free) = (replicas.next().context("no replica")?, replicas.next().context("one replica")?);
+    let taken = fill(full).await?;
+    ensure!(servers(&front, "ro", 8).await? == vec![free.address.to_string(); 8]);
+    drop(taken);
+    let both = async || Ok(servers(&front, "ro", 10).await?.contains(&full.address.to_string()).then_some(()));
+    cluster.wait("readers go to the other one too", SOON, both).await?;
+    front.check_log(&["too many clients"])?;
+    front.stop()?;
+    cluster.finish(&["too many clients"]).await
+}
+
+#[tokio::test]
+async fn writers_wait_until_the_leader_has_room() -> Result<()> {
+    let (cluster, front) = small().await?;
+    let taken = fill(cluster.leader(SOON).await?).await?;
+    let query = front.sql("postgres", "SELECT pg_is_in_recovery()");
+    let room = async {
+        let told = async || Ok(front.log_text().contains("too many clients already").then_some(()));
+        cluster.wait("the pooler is refused", SOON, told).await?;
+        drop(taken);
+        anyhow::Ok(())
+    };
+    let (rows, waited) = tokio::join!(query, room);
+    waited?;
+    ensure!(rows? == [["f"]]);
+    front.stop()?;
+    cluster.finish(&["too many clients"]).await
 }
 
 #[tokio::test]
