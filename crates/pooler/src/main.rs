@@ -13,6 +13,7 @@ mod privileges;
 mod serve;
 mod signals;
 mod start;
+mod upgrade;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -1,6 +1,8 @@
 //! The pooler's life from its start to its end: signals, the log, statistics, systemd, giving its place to a new process.
 
+use std::ffi::OsString;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,6 +27,7 @@ use crate::online;
 use crate::pidfile::PidFile;
 use crate::signals::{Signal, Signals};
 use crate::start::Failure;
+use crate::upgrade;
 
 /// A pooler that takes clients.
 pub(crate) struct Serving {
@@ -43,6 +46,8 @@ pub(crate) struct Serving {
     replaced: bool,
     /// Where the clusters are kept that databases name.
     clusters: Option<follow::Place>,
+    /// What another version of the program is started with.
+    arguments: Vec<OsString>,
 }
 
 /// What makes this process the one that clients and new processes find. Listening ends when it's dropped.
@@ -74,7 +79,13 @@ impl Serving {
             old_ended: watch::Sender::new(true),
             replaced: false,
             clusters: None,
+            arguments: Vec::new(),
         }
+    }
+
+    /// Tells what another version of the program is started with.
+    pub(crate) fn upgrade_with(&mut self, arguments: Vec<OsString>) {
+        self.arguments = arguments;
     }
 
     /// Tells where the clusters are kept that databases name.
@@ -196,6 +207,9 @@ impl Serving {
     }
 
     fn reload(&self) {
+        if let Some(program) = upgrade::program().filter(|_| self.place.is_some()) {
+            return self.upgrade(program);
+        }
         info!(target: "pooler", "got SIGHUP, re-reading config");
         self.notifier.reloading();
         if self.pooler.reload().is_err() {
@@ -203,6 +217,18 @@ impl Serving {
             follow_log(&self.log, &self.pooler.config().settings);
         }
         self.notifier.ready("serving");
+    }
+
+    /// Starts the program that has replaced the one that runs. It says itself what it does.
+    fn upgrade(&self, program: PathBuf) {
+        info!(target: "pooler", "got SIGHUP, and {} was replaced: going over to it", program.display());
+        let arguments = self.arguments.clone();
+        tokio::spawn(async move {
+            match upgrade::run(&program, &arguments).await {
+                Ok(status) => warn!(target: "pooler", "the new {} has ended: {status}", program.display()),
+                Err(e) => error!(target: "pooler", "start {}: {e}", program.display()),
+            }
+        });
     }
 
     /// Leaves everything that this process is found by to the new one, and waits for its own clients to go.

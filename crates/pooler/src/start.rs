@@ -16,7 +16,7 @@ use crate::log::{Log, Severity};
 use crate::pidfile::{self, Holder, PidFile};
 use crate::serve::Serving;
 use crate::signals::Signals;
-use crate::{daemon, follow, metrics, online, privileges};
+use crate::{daemon, follow, metrics, online, privileges, upgrade};
 
 /// Why the program ends with an error.
 #[derive(Debug)]
@@ -118,6 +118,7 @@ async fn start(flags: &Flags, config: Config, log: &Log) -> Result<Serving, Fail
         }
     };
     serving.follow_clusters(clusters);
+    serving.upgrade_with(upgrade::arguments(flags));
     info!(target: "pooler", "process up: {}, threads: {}, tls: rustls", pool::BANNER, serving.pooler.threads());
     if flags.background {
         log.flush();

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use harness::pooler::process::Running;
 use harness::pooler::{Setup, World};
+use harness::process::Identity;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Config, NoTls};
@@ -115,6 +116,37 @@ fn the_new_process_has_the_pid_file_the_sockets_and_the_settings() -> Result<()>
         raw.log_in(&[("user", "alice"), ("database", "app")], &harness::pooler::password("alice")).await?;
         let config = world.console("SHOW CONFIG").await?;
         ensure!(config.iter().any(|r| &r["key"] == "default_pool_size" && &r["value"] == "7"));
+        Ok(())
+    })
+}
+
+/// What an upgrade of the package does: the program's file is replaced, and a reload goes over to the new one.
+#[test]
+fn a_reload_goes_over_to_a_program_that_was_replaced() -> Result<()> {
+    Setup::transaction(2).without_pooler().pgherd_only().run(async |world| {
+        let (program, ini) = (world.directory().join("copy"), world.ini());
+        let pid_file = world.directory().join("pooler/pooler.pid");
+        let pid = || -> Option<i32> { std::fs::read_to_string(&pid_file).ok()?.trim().parse().ok() };
+        let mut old = world.spawn_copy(&program, &[&ini.to_string_lossy()])?;
+        world.until("the pooler is up", async || Ok((pid() == Some(old.identity.pid)).then_some(()))).await?;
+        world.logged("process up").await?;
+        let mut session = world.session().await?;
+        session.firsts("BEGIN").await?;
+
+        ensure!(old.identity.signal(Signal::HUP));
+        world.logged("re-reading config").await?;
+        ensure!(pid() == Some(old.identity.pid), "a reload alone has replaced the process");
+
+        world.copy_program(&program)?;
+        ensure!(old.identity.signal(Signal::HUP));
+        world.until("another process serves", async || Ok(pid().filter(|p| *p != old.identity.pid))).await?;
+        session.firsts("COMMIT").await?;
+        ensure!(world.session().await?.value("SELECT 1").await? == "1");
+        drop(session);
+        ensure!(old.exit().await?.code() == Some(0));
+        ensure!(world.session().await?.value("SELECT 1").await? == "1");
+        let new = pid().and_then(Identity::of).context("the new process has ended")?;
+        ensure!(new.signal(Signal::QUIT) && new.wait_gone(std::time::Duration::from_secs(10)));
         Ok(())
     })
 }

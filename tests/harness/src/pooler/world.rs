@@ -202,6 +202,19 @@ impl World {
         Running::start(&self.program, &self.root, arguments)
     }
 
+    /// Starts a copy of the program, which is made at this path; what is there already is replaced as packages do it.
+    pub fn spawn_copy(&self, path: &Path, arguments: &[&str]) -> Result<Running> {
+        self.copy_program(path)?;
+        Running::start(path, &self.root, arguments)
+    }
+
+    /// Puts a copy of the program in the place of a file.
+    pub fn copy_program(&self, path: &Path) -> Result<()> {
+        let fresh = path.with_extension("new");
+        fs::copy(&self.program, &fresh).context("copy the program")?;
+        fs::rename(&fresh, path).context("put the program into place")
+    }
+
     /// Takes the running pooler out of the world's care, as before a new one takes over.
     pub fn take_pooler(&self) -> Result<Running> {
         self.running.borrow_mut().take().context("no pooler was started")
