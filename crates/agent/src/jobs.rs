@@ -214,7 +214,7 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
             let why = e.to_string();
             let hopeless = match &e {
                 // What a person or time mends is no reason to give the data up.
-                RewindError::Failed { message, .. } => !message.contains("No space left on device"),
+                RewindError::Failed { message, killed, .. } => !killed && !message.contains("No space left on device"),
                 RewindError::MissingWal(_) | RewindError::NoRestartPoint { .. } | RewindError::NeedsChecksums => true,
                 _ => false,
             };

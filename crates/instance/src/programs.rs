@@ -206,6 +206,13 @@ pub(crate) struct Finished {
     pub(crate) stderr: String,
 }
 
+impl Finished {
+    /// Whether a signal ended it.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.status.starts_with("signal")
+    }
+}
+
 /// Runs a command to its end, at most for `limit`. Dropping the future ends the program and its children.
 pub(crate) async fn run(name: &str, command: Command, limit: Duration) -> Result<Finished, Error> {
     let mut command = tokio::process::Command::from(command);

@@ -55,6 +55,8 @@ pub enum RewindError {
         message: String,
         /// Files may be changed.
         touched: bool,
+        /// A signal ended it, which says nothing of the data.
+        killed: bool,
     },
     /// It could not be run.
     #[error(transparent)]
@@ -77,7 +79,11 @@ impl Instance {
         if !controldata::can_be_rewound(&output) {
             return Err(RewindError::NeedsChecksums);
         }
-        let control = controldata::parse(&output).map_err(|message| RewindError::Failed { message, touched: false })?;
+        let control = controldata::parse(&output).map_err(|message| RewindError::Failed {
+            message,
+            touched: false,
+            killed: false,
+        })?;
         let source = self.identify(from).await.map_err(|e| RewindError::Source(e.to_string()))?;
         if source.system_identifier != control.system_identifier {
             return Err(RewindError::OtherCluster(format!(
@@ -191,7 +197,7 @@ impl Instance {
             return Err(Error::DiskFull(self.0.data_dir().to_owned()).into());
         }
         let message = format!("crash recovery before it ended with {}: {}", done.status, summary(&done.stderr));
-        Err(RewindError::Failed { message, touched: false })
+        Err(RewindError::Failed { message, touched: false, killed: done.is_killed() })
     }
 }
 
@@ -219,10 +225,11 @@ fn judge(finished: &Finished) -> Result<Rewound, RewindError> {
     if finished.success {
         return Ok(Rewound { changed: !said.contains("no rewind required") });
     }
-    let message = summary(&said);
+    let (message, killed) = (summary(&said), finished.is_killed());
+    let message = if killed { format!("{}: {message}", finished.status) } else { message };
     // pg_rewind prints this (with --progress) once it has decided on everything, before its first change.
     if said.contains("need to copy") {
-        return Err(RewindError::Failed { message, touched: true });
+        return Err(RewindError::Failed { message, touched: true, killed });
     }
     let has = |words: &[&str]| words.iter().any(|w| said.contains(w));
     if has(&["could not find previous WAL record", "could not find common ancestor"])
@@ -240,7 +247,7 @@ fn judge(finished: &Finished) -> Result<Rewound, RewindError> {
     if has(&["could not connect", "connection to server", "source server must not be in recovery"]) {
         return Err(RewindError::Source(message));
     }
-    Err(RewindError::Failed { message, touched: false })
+    Err(RewindError::Failed { message, touched: false, killed })
 }
 
 #[cfg(test)]
@@ -269,6 +276,9 @@ mod tests {
         assert!(matches!(said(false, before), Err(RewindError::Failed { touched: false, .. })));
         let half =
             "pg_rewind: need to copy 53 MB (total source directory size is 75 MB)\nconnection to server was lost";
-        assert!(matches!(said(false, half), Err(RewindError::Failed { touched: true, .. })));
+        assert!(matches!(said(false, half), Err(RewindError::Failed { touched: true, killed: false, .. })));
+        let status = "signal: 9 (SIGKILL)".to_owned();
+        let killed = judge(&Finished { success: false, status, stdout: String::new(), stderr: half.into() });
+        assert!(matches!(killed, Err(RewindError::Failed { touched: true, killed: true, .. })));
     }
 }
