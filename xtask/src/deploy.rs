@@ -1,0 +1,251 @@
+//! `cargo xtask deploy`: brings hosts that ssh reaches into the state that an inventory describes. What a host gets is in
+//! `role`, what it lacks in `plan`, in which order services are touched in `roll`; this file goes through the roles.
+
+mod apply;
+mod facts;
+mod inventory;
+mod pki;
+mod plan;
+mod remote;
+mod role;
+mod roll;
+mod secret;
+mod state;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use self::apply::At;
+use self::inventory::{Inventory, Presence, Role};
+use self::plan::Plan;
+use self::remote::Ssh;
+use self::role::Site;
+use self::roll::{Failures, Turn};
+use self::state::Desired;
+use crate::programs;
+
+/// The order in which roles are deployed: each needs the one before.
+const ORDER: [Role; 4] = [Role::Etcd, Role::Postgres, Role::Pooler, Role::Proxy];
+
+/// What to deploy.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The inventory (TOML): hosts, their roles, settings
+    #[arg(long)]
+    pub(crate) inventory: PathBuf,
+    /// Only this host; may be given several times
+    #[arg(long)]
+    pub(crate) host: Vec<String>,
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Show how files change
+    #[arg(long)]
+    pub(crate) diff: bool,
+    /// Take the programs in dist/ as they are
+    #[arg(long)]
+    pub(crate) no_build: bool,
+}
+
+/// Deploys.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let inventory = Inventory::read(&args.inventory)?;
+    for name in &args.host {
+        if !inventory.hosts.iter().any(|h| h.name == *name) {
+            let names: Vec<&str> = inventory.hosts.iter().map(|h| h.name.as_str()).collect();
+            bail!("--host {name}: the inventory has {}", names.join(", "));
+        }
+    }
+    if !args.no_build {
+        programs::build(false)?;
+    }
+    let ssh = Ssh::new(&inventory)?;
+    let site = Site::new(inventory, &args.inventory)?;
+    let run = Run { args, site: &site, ssh: &ssh, failures: RefCell::default(), changes: RefCell::default() };
+    run.go()
+}
+
+struct Run<'a> {
+    args: &'a Args,
+    site: &'a Site,
+    ssh: &'a Ssh,
+    failures: RefCell<Failures>,
+    /// What was done on each host, or would be.
+    changes: RefCell<BTreeMap<String, BTreeSet<String>>>,
+}
+
+impl<'a> Run<'a> {
+    fn go(&self) -> Result<()> {
+        self.examine();
+        if !self.args.check {
+            self.install();
+        }
+        for role in ORDER {
+            self.deploy(role)?;
+        }
+        self.dismiss();
+        self.report()
+    }
+
+    /// Hosts with a role that nothing has failed on, whether they're to be changed or not.
+    fn reachable(&self, role: Role) -> Vec<At<'a>> {
+        let failures = self.failures.borrow();
+        let hosts = self.site.inventory.with(role).filter(|h| !failures.contains_key(&h.name));
+        hosts.map(|host| At { ssh: self.ssh, host }).collect()
+    }
+
+    fn is_chosen(&self, at: &At<'_>) -> bool {
+        self.args.host.is_empty() || self.args.host.contains(&at.host.name)
+    }
+
+    fn chosen(&self, role: Role) -> Vec<At<'a>> {
+        self.reachable(role).into_iter().filter(|at| self.is_chosen(at)).collect()
+    }
+
+    /// Every host that belongs to the cluster and is to be changed, and all that it is to be like.
+    fn everything(&self) -> Vec<(At<'a>, Desired)> {
+        let mut names = BTreeSet::new();
+        let all = ORDER.into_iter().flat_map(|role| self.chosen(role));
+        let hosts = all.filter(|at| names.insert(at.host.name.clone())).map(|at| {
+            let roles = ORDER.into_iter().filter(|role| at.host.has(*role));
+            let of = |role| self.site.desired(at.host, role, &BTreeMap::new());
+            (at, roles.map(of).fold(Desired::default(), Desired::and))
+        });
+        hosts.collect()
+    }
+
+    /// Looks at every host before the first one is changed.
+    fn examine(&self) {
+        let version = self.site.inventory.postgresql.version;
+        let hosts = self.everything();
+        let failed = roll::together(
+            &hosts,
+            |(at, _)| at.host.name.clone(),
+            |(at, desired)| {
+                let facts = at.facts(desired)?;
+                match plan::objection(desired, &facts, version) {
+                    Some((step, reason)) => bail!("{step}: {reason}"),
+                    None => Ok(()),
+                }
+            },
+        );
+        self.fail(failed);
+    }
+
+    /// Packages take longest, and come to all hosts at the same time.
+    fn install(&self) {
+        let hosts = self.everything();
+        let failed = roll::together(
+            &hosts,
+            |(at, _)| at.host.name.clone(),
+            |(at, desired)| {
+                let packages = Plan::new(desired, &at.facts(desired)?).packages;
+                at.apply(&Plan { packages, ..Plan::default() })
+            },
+        );
+        self.fail(failed);
+    }
+
+    fn deploy(&self, role: Role) -> Result<()> {
+        let verifiers = match role {
+            Role::Pooler => roll::verifiers(self.site, &self.reachable(Role::Postgres))?,
+            _ => Some(BTreeMap::new()),
+        };
+        if verifiers.is_none() && !self.args.check && !self.chosen(role).is_empty() {
+            bail!("deploy poolers: no PostgreSQL answers, and their users' passwords are taken from there");
+        }
+        let verifiers = verifiers.unwrap_or_default();
+        let mut turns = Vec::new();
+        for at in self.chosen(role) {
+            match self.prepare(at, role, &verifiers) {
+                Ok(found) => turns.extend(found),
+                Err(error) => self.fail([(at.host.name.clone(), error)].into()),
+            }
+        }
+        if !self.args.check {
+            self.fail(roll::role(self.site, role, turns, &self.reachable(role)));
+        }
+        Ok(())
+    }
+
+    /// Brings a host's files into order for one role, and returns which services have to be touched.
+    fn prepare(&self, at: At<'a>, role: Role, verifiers: &BTreeMap<String, String>) -> Result<Vec<Turn<'a>>> {
+        let desired = self.site.desired(at.host, role, verifiers);
+        let plan = Plan::new(&desired, &at.facts(&desired)?);
+        for line in plan.lines() {
+            let is_new = self.note(&at, &line);
+            if self.args.check && is_new {
+                at.say(&line);
+            }
+        }
+        if self.args.diff {
+            for (file, exists) in &plan.files {
+                say!("{}", at.diff(file, *exists)?.trim_end());
+            }
+        }
+        if self.args.check {
+            return Ok(Vec::new());
+        }
+        at.apply(&plan)?;
+        Ok(plan.units.into_iter().map(|(unit, act, stamp)| Turn { at, unit, act, stamp }).collect())
+    }
+
+    /// Hosts that leave go last, when nobody is sent there any more.
+    fn dismiss(&self) {
+        let etcd = self.reachable(Role::Etcd);
+        for host in self.site.inventory.hosts.iter().filter(|h| h.state == Presence::Absent) {
+            let at = At { ssh: self.ssh, host };
+            if !self.is_chosen(&at) {
+                continue;
+            }
+            if self.args.check {
+                at.say("leaves the cluster, if it's still there");
+                continue;
+            }
+            match roll::leave(self.site, &at, &etcd) {
+                Ok(done) => drop(done && self.note(&at, "leave the cluster")),
+                Err(error) => self.fail([(host.name.clone(), error)].into()),
+            }
+        }
+    }
+
+    /// Notes a change, and says whether it's news: what all roles need is in the plan of each.
+    fn note(&self, at: &At<'_>, change: &str) -> bool {
+        self.changes.borrow_mut().entry(at.host.name.clone()).or_default().insert(change.to_owned())
+    }
+
+    fn fail(&self, failed: Failures) {
+        for (host, error) in failed {
+            say!("{host}: FAILED: {error:#}");
+            self.failures.borrow_mut().entry(host).or_insert(error);
+        }
+    }
+
+    fn report(&self) -> Result<()> {
+        if !self.args.check
+            && let Some(at) = self.reachable(Role::Postgres).first()
+        {
+            say!("{}", at.run("pgherdctl -c /etc/pgherd/pgherdctl.yml list").context("show the cluster")?.trim_end());
+        }
+        let changes = self.changes.borrow();
+        for host in
+            self.site.inventory.hosts.iter().filter(|h| self.args.host.is_empty() || self.args.host.contains(&h.name))
+        {
+            match changes.get(&host.name).map_or(0, BTreeSet::len) {
+                _ if self.failures.borrow().contains_key(&host.name) => {}
+                0 => say!("{host}: nothing to change"),
+                n if self.args.check => say!("{host}: {n} changes to make"),
+                n => say!("{host}: {n} changes made"),
+            }
+        }
+        let failures = self.failures.borrow();
+        if !failures.is_empty() {
+            let names: Vec<&str> = failures.keys().map(String::as_str).collect();
+            bail!("failed on {}: run it again when the cause is gone, what was done stays done", names.join(", "));
+        }
+        Ok(())
+    }
+}

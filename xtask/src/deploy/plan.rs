@@ -1,0 +1,246 @@
+//! The difference between what a host is like and what it is to be like, and what forbids to change it: pure.
+
+use std::path::Path;
+
+use super::state::{Desired, Directory, Facts, File, Kind, Stamp, Unit};
+
+/// The least room that a disk must have, in KiB.
+const ROOM: u64 = 512 * 1024;
+
+/// What is to be done on a host, in this order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Packages to install.
+    pub(crate) packages: Vec<String>,
+    /// Directories to make or to give to somebody.
+    pub(crate) directories: Vec<Directory>,
+    /// Files to write, and whether there is one.
+    pub(crate) files: Vec<(File, bool)>,
+    /// Services to take care of.
+    pub(crate) units: Vec<(Unit, Act, Stamp)>,
+}
+
+/// What becomes of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// It doesn't run.
+    Start,
+    /// It runs with an older program or with settings that a reload doesn't change.
+    Restart,
+    /// It runs with older settings.
+    Reload,
+    /// It runs, and wouldn't after a reboot.
+    Enable,
+}
+
+impl Plan {
+    /// The difference.
+    pub(crate) fn new(desired: &Desired, facts: &Facts) -> Plan {
+        let packages = desired.packages.difference(&facts.packages).cloned().collect();
+        let directories = desired.directories.iter().filter(|d| {
+            let found = facts.paths.get(&d.path);
+            found.is_none_or(|f| !f.is_directory || f.owner != d.owner || f.mode != d.mode)
+        });
+        let files = desired.files.iter().filter_map(|file| {
+            let Some(found) = facts.paths.get(&file.path) else { return Some((file.clone(), false)) };
+            let same = found.owner == file.owner && found.mode == file.mode && found.sha256 == file.sha256();
+            (!same).then(|| (file.clone(), true))
+        });
+        let units = desired.units.iter().filter_map(|unit| {
+            let stamp = desired.stamp(unit);
+            act(unit, &stamp, facts).map(|act| (unit.clone(), act, stamp))
+        });
+        Plan { packages, directories: directories.cloned().collect(), files: files.collect(), units: units.collect() }
+    }
+
+    /// What is to be done, a line each.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !self.packages.is_empty() {
+            lines.push(format!("install {}", self.packages.join(", ")));
+        }
+        for directory in &self.directories {
+            lines.push(format!("directory {} ({}, {:o})", directory.path.display(), directory.owner, directory.mode));
+        }
+        for (file, exists) in &self.files {
+            let verb = if *exists { "change" } else { "create" };
+            let what = if file.kind == Kind::Program { "program " } else { "" };
+            lines.push(format!("{verb} {what}{}", file.path.display()));
+        }
+        for (unit, act, _) in &self.units {
+            lines.push(format!("{} {}", act.verb(), unit.name));
+        }
+        lines
+    }
+}
+
+impl Act {
+    /// In a plan.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Act::Start => "start",
+            Act::Restart => "restart",
+            Act::Reload => "reload",
+            Act::Enable => "enable",
+        }
+    }
+}
+
+fn act(unit: &Unit, stamp: &Stamp, facts: &Facts) -> Option<Act> {
+    let service = facts.units.get(&unit.name).cloned().unwrap_or_default();
+    let ran_with = service.stamp.unwrap_or_default();
+    if !service.active {
+        Some(Act::Start)
+    } else if ran_with.restart != stamp.restart {
+        Some(Act::Restart)
+    } else if ran_with.reload != stamp.reload {
+        Some(Act::Reload)
+    } else {
+        (!service.enabled).then_some(Act::Enable)
+    }
+}
+
+/// Why a host must be left as it is, if it must: the step that it would fail in, and the reason.
+pub(crate) fn objection(desired: &Desired, facts: &Facts, version: u32) -> Option<(&'static str, String)> {
+    if !matches!(facts.system.as_str(), "debian" | "ubuntu") {
+        let system = &facts.system;
+        return Some((
+            "system",
+            format!(
+                "it runs {system:?}, and packages are installed by apt only; elsewhere use the tarball of 'cargo xtask dist'"
+            ),
+        ));
+    }
+    let tight = facts.free.iter().find(|(_, kib)| **kib < ROOM);
+    if let Some((path, kib)) = tight {
+        let (path, mib) = (path.display(), kib / 1024);
+        return Some((
+            "disk",
+            format!("the disk of {path} has {mib} MiB left; make room for {} at least", ROOM / 1024),
+        ));
+    }
+    for unit in &desired.units {
+        let service = facts.units.get(&unit.name).cloned().unwrap_or_default();
+        if service.active && service.stamp.is_none() {
+            let name = &unit.name;
+            return Some((
+                "services",
+                format!(
+                    "{name} runs already, and not by this deployment: stop and disable it first (its files would be replaced), or take the role from the host"
+                ),
+            ));
+        }
+        let taken = unit.ports.iter().find_map(|port| facts.ports.get(port).map(|by| (port, by)));
+        if let Some((port, by)) = taken.filter(|_| !service.active) {
+            return Some(("ports", format!("port {port}, which {} needs, is taken by {by}", unit.name)));
+        }
+    }
+    foreign_data(desired, facts, version).map(|reason| ("data directory", reason))
+}
+
+fn foreign_data(desired: &Desired, facts: &Facts, version: u32) -> Option<String> {
+    for path in &desired.data {
+        let Some(found) = facts.data.get(path) else { continue };
+        let shown = path.display();
+        let ours =
+            desired.files.iter().any(|f| f.path == Path::new(AGENT_YML) && facts.paths.contains_key(&f.path));
+        if !ours {
+            let what =
+                if found.is_empty() { "something".to_owned() } else { format!("a cluster of PostgreSQL {found}") };
+            return Some(format!(
+                "{shown} holds {what} that this deployment didn't make: move it away, or name another postgresql.data_dir"
+            ));
+        }
+        if !found.is_empty() && *found != version.to_string() {
+            return Some(format!(
+                "{shown} holds PostgreSQL {found}, and the inventory says {version}: upgrade the data first"
+            ));
+        }
+    }
+    None
+}
+
+/// The agent's configuration, whose presence tells that a deployment has been here.
+pub(crate) const AGENT_YML: &str = "/etc/pgherd/agent.yml";
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::{Found, Service};
+    use super::*;
+
+    fn desired() -> Desired {
+        let unit = Unit {
+            name: "x.service".to_owned(),
+            restart_on: vec![],
+            reload_on: vec![AGENT_YML.into()],
+            ports: vec![5432],
+        };
+        Desired {
+            packages: ["a".to_owned(), "b".to_owned()].into(),
+            directories: vec![Directory { path: "/d".into(), owner: "root:root".to_owned(), mode: 0o755 }],
+            files: vec![File::text(AGENT_YML, "x".to_owned())],
+            units: vec![unit],
+            data: vec!["/data".into()],
+        }
+    }
+
+    /// As a run leaves it.
+    fn done(desired: &Desired) -> Facts {
+        let found =
+            |d: bool, mode: u32, sha256: String| Found { is_directory: d, owner: "root:root".into(), mode, sha256 };
+        let stamp = Some(desired.stamp(&desired.units[0]));
+        Facts {
+            system: "debian".to_owned(),
+            packages: desired.packages.clone(),
+            paths: [
+                ("/d".into(), found(true, 0o755, String::new())),
+                (AGENT_YML.into(), found(false, 0o644, desired.files[0].sha256())),
+            ]
+            .into(),
+            units: [("x.service".to_owned(), Service { enabled: true, active: true, stamp })].into(),
+            free: [("/".into(), 10 * ROOM)].into(),
+            ports: [(5432, "postgres".to_owned())].into(),
+            data: [("/data".into(), "15".to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn nothing_is_done_twice() {
+        let desired = desired();
+        assert_eq!(Plan::new(&desired, &done(&desired)), Plan::default());
+        assert_eq!(objection(&desired, &done(&desired), 15), None);
+    }
+
+    #[test]
+    fn a_bare_host_gets_everything() {
+        let facts = Facts { system: "debian".to_owned(), ..Facts::default() };
+        assert_eq!(
+            Plan::new(&desired(), &facts).lines(),
+            ["install a, b", "directory /d (root:root, 755)", "create /etc/pgherd/agent.yml", "start x.service"]
+        );
+    }
+
+    #[test]
+    fn a_run_that_was_cut_short_between_file_and_service_is_continued() {
+        let desired = desired();
+        let mut facts = done(&desired);
+        facts.units.get_mut("x.service").unwrap().stamp.as_mut().unwrap().reload = "older".to_owned();
+        assert_eq!(Plan::new(&desired, &facts).lines(), ["reload x.service"]);
+    }
+
+    #[test]
+    fn what_is_foreign_is_left_alone() {
+        let desired = desired();
+        let refused = |change: &dyn Fn(&mut Facts)| {
+            let mut facts = done(&desired);
+            change(&mut facts);
+            objection(&desired, &facts, 15).map(|(step, _)| step)
+        };
+        assert_eq!(refused(&|f| f.system = "centos".to_owned()), Some("system"));
+        assert_eq!(refused(&|f| f.free = [("/".into(), 1000)].into()), Some("disk"));
+        assert_eq!(refused(&|f| f.units.get_mut("x.service").unwrap().stamp = None), Some("services"));
+        assert_eq!(refused(&|f| f.units.clear()), Some("ports"));
+        assert_eq!(refused(&|f| drop(f.paths.remove(Path::new(AGENT_YML)))), Some("data directory"));
+        assert_eq!(refused(&|f| drop(f.data.insert("/data".into(), "14".to_owned()))), Some("data directory"));
+    }
+}
