@@ -13,6 +13,7 @@ mod bench;
 mod chaos;
 mod checkout;
 mod down;
+mod lab;
 mod packages;
 mod place;
 mod poolers;
@@ -68,6 +69,8 @@ enum Task {
     },
     /// Hurt a real cluster at random and prove that nothing was lost; needs root
     Chaos(chaos::Args),
+    /// Four real hosts on this machine, to deploy to; needs root
+    Lab(lab::Args),
     /// Measure failovers, or the pooler beside others
     Bench(bench::Args),
     /// Check what rustc and clippy can't: dependencies between crates, opening lines, file lengths
@@ -101,6 +104,7 @@ fn carry_out(task: Task) -> Result<ExitCode> {
             sim::main(seeds, seed.unwrap_or(0), trace, jobs)
         }
         Task::Chaos(args) => chaos::run(&args),
+        Task::Lab(args) => lab::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Tidy => tidy::run(),
     }?;

@@ -29,6 +29,16 @@ pub(crate) enum Need {
     Haproxy,
     /// ip.
     Iproute,
+    /// ssh, and netcat to reach hosts in another network namespace.
+    Ssh,
+    /// debootstrap and Debian's keys.
+    Debootstrap,
+    /// systemd-nspawn.
+    Nspawn,
+    /// nft.
+    Nftables,
+    /// slirp4netns.
+    Slirp,
     /// pgbouncer.
     Pgbouncer,
     /// strace.
@@ -46,6 +56,11 @@ impl Need {
             Need::Etcd => &["etcd-server", "etcd-client"],
             Need::Haproxy => &["haproxy"],
             Need::Iproute => &["iproute2"],
+            Need::Ssh => &["openssh-client", "netcat-openbsd"],
+            Need::Debootstrap => &["debootstrap", "debian-archive-keyring"],
+            Need::Nspawn => &["systemd-container"],
+            Need::Nftables => &["nftables"],
+            Need::Slirp => &["slirp4netns"],
             Need::Pgbouncer => &["pgbouncer"],
             Need::Strace => &["strace"],
             Need::PythonDrivers => &["python3-psycopg", "python3-asyncpg"],
@@ -59,6 +74,11 @@ impl Need {
             Need::Etcd => programs::on_path("etcd").is_some() && programs::on_path("etcdctl").is_some(),
             Need::Haproxy => programs::on_path("haproxy").is_some(),
             Need::Iproute => programs::on_path("ip").is_some(),
+            Need::Ssh => programs::on_path("ssh").is_some() && programs::on_path("nc.openbsd").is_some(),
+            Need::Debootstrap => programs::on_path("debootstrap").is_some(),
+            Need::Nspawn => programs::on_path("systemd-nspawn").is_some(),
+            Need::Nftables => programs::on_path("nft").is_some(),
+            Need::Slirp => programs::on_path("slirp4netns").is_some(),
             Need::Pgbouncer => programs::on_path("pgbouncer").is_some(),
             Need::Strace => programs::on_path("strace").is_some(),
             Need::PythonDrivers => clients::python().is_ok_and(|p| has_modules(&p, "psycopg, asyncpg")),
@@ -73,6 +93,7 @@ impl Need {
             Need::Haproxy => Some("haproxy.service"),
             Need::Pgbouncer => Some("pgbouncer.service"),
             Need::Postgres | Need::Iproute | Need::Strace | Need::PythonDrivers | Need::NodeDriver => None,
+            Need::Ssh | Need::Debootstrap | Need::Nspawn | Need::Nftables | Need::Slirp => None,
         }
     }
 }
