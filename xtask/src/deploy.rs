@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Take the programs in dist/ as they are
     #[arg(long)]
     pub(crate) no_build: bool,
+    /// Take programs from this directory rather than build them
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) programs: Option<PathBuf>,
 }
 
 /// Deploys.
@@ -59,11 +62,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             bail!("--host {name}: the inventory has {}", names.join(", "));
         }
     }
-    if !args.no_build {
+    if !args.no_build && args.programs.is_none() {
         programs::build(false)?;
     }
     let ssh = Ssh::new(&inventory)?;
-    let site = Site::new(inventory, &args.inventory)?;
+    let site = Site::new(inventory, &args.inventory, args.programs.as_deref())?;
     let run = Run { args, site: &site, ssh: &ssh, failures: RefCell::default(), changes: RefCell::default() };
     run.go()
 }

@@ -8,6 +8,8 @@ mod image;
 mod kernel;
 mod machine;
 mod network;
+mod site;
+mod walk;
 
 use std::fs::{self, File, TryLockError};
 use std::net::Ipv4Addr;
@@ -73,6 +75,10 @@ enum Order {
     },
     /// Show which hosts run, and how they are
     Status,
+    /// Deploy the system of the walk-through on the hosts
+    Deploy(site::Deploy),
+    /// Type the walk-through on the hosts, then upgrade pgherd and replace a host while clients work
+    Test(site::Test),
 }
 
 /// Does it.
@@ -86,6 +92,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Order::Down { wipe } => lab.down(*wipe),
         Order::Ssh { host, command } => lab.ssh(host, command),
         Order::Status => lab.status(),
+        Order::Deploy(args) => site::deploy(&lab, args),
+        Order::Test(args) => site::test(&lab, args),
     }
 }
 

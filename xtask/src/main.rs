@@ -12,6 +12,7 @@ macro_rules! say {
 mod bench;
 mod chaos;
 mod checkout;
+mod deploy;
 mod down;
 mod lab;
 mod packages;
@@ -69,6 +70,8 @@ enum Task {
     },
     /// Hurt a real cluster at random and prove that nothing was lost; needs root
     Chaos(chaos::Args),
+    /// Bring hosts that ssh reaches into the state that an inventory describes
+    Deploy(deploy::Args),
     /// Four real hosts on this machine, to deploy to; needs root
     Lab(lab::Args),
     /// Measure failovers, or the pooler beside others
@@ -104,6 +107,7 @@ fn carry_out(task: Task) -> Result<ExitCode> {
             sim::main(seeds, seed.unwrap_or(0), trace, jobs)
         }
         Task::Chaos(args) => chaos::run(&args),
+        Task::Deploy(args) => deploy::run(&args),
         Task::Lab(args) => lab::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Tidy => tidy::run(),

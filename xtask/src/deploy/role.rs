@@ -38,12 +38,14 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Resolves the passwords, makes the certificates, and reads the programs in dist/. `path` is the inventory's.
-    pub(crate) fn new(inventory: Inventory, path: &Path) -> Result<Site> {
+    /// Resolves the passwords, makes the certificates, and reads the programs, which are in dist/ unless they're given.
+    /// `path` is the inventory's.
+    pub(crate) fn new(inventory: Inventory, path: &Path, programs: Option<&Path>) -> Result<Site> {
         let certificates = Certificates::of(&inventory, path)?;
         let superuser = inventory.secrets.superuser.resolve("secrets.superuser")?;
         let replication = inventory.secrets.replication.resolve("secrets.replication")?;
         let dist = checkout::root()?.join("dist");
+        let dist = programs.unwrap_or(&dist);
         let mut programs = BTreeMap::new();
         for name in ["pgherd-agent", "pgherd-pooler", "pgherdctl"] {
             let path = dist.join(name);

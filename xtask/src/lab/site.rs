@@ -1,0 +1,213 @@
+//! The system of the walk-through on the laboratory's hosts: deploying it with the ordinary `cargo xtask deploy`, typing the
+//! walk-through, and what an upgrade and a host's replacement cost running clients.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::walk::Walk;
+use super::{BOOTING, HOSTS, Lab, Machine, POWERING_OFF, access, image, machine};
+use crate::{checkout, deploy};
+
+/// The walk-through's inventory.
+const INVENTORY: &str = include_str!("../../../deploy/inventory/otus.toml");
+/// The walk-through's passwords.
+const SUPERUSER: &str = "otus";
+const REPLICATION: &str = "replicator";
+/// How the laboratory's hosts are reached: as an ordinary user whom sudo asks for a password.
+const SSH: &str = "\n[ssh]\nuser = \"vagrant\"\nconfig = \"ssh/config\"\nsudo_password = \"command:echo vagrant\"\n";
+
+/// The host whose pooler the load goes through, and the one that is replaced.
+const LOADED: &str = "pg1";
+const REPLACED: &str = "pg3";
+
+/// What to deploy.
+#[derive(Debug, clap::Args)]
+pub(super) struct Deploy {
+    /// Only this host; may be given several times
+    #[arg(long)]
+    host: Vec<String>,
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    check: bool,
+    /// Show how files change
+    #[arg(long)]
+    diff: bool,
+    /// Take the programs in dist/ as they are
+    #[arg(long)]
+    no_build: bool,
+    /// Have everything speak TLS; decide before the first time
+    #[arg(long)]
+    tls: bool,
+}
+
+/// What to test.
+#[derive(Debug, clap::Args)]
+pub(super) struct Test {
+    /// Only the walk-through, not an upgrade and a host's replacement under load
+    #[arg(long)]
+    short: bool,
+}
+
+/// Deploys the walk-through's system.
+pub(super) fn deploy(lab: &Lab, args: &Deploy) -> Result<()> {
+    let inventory = lab.directory.join("otus.toml");
+    let tls = args.tls || is_encrypted(lab);
+    fs::write(&inventory, text(tls)).with_context(|| format!("write {}", inventory.display()))?;
+    deploy::run(&deploy::Args {
+        inventory,
+        host: args.host.clone(),
+        check: args.check,
+        diff: args.diff,
+        no_build: args.no_build,
+        programs: None,
+    })
+}
+
+fn is_encrypted(lab: &Lab) -> bool {
+    fs::read_to_string(lab.directory.join("otus.toml")).is_ok_and(|text| text.lines().any(|l| l == "tls = true"))
+}
+
+fn text(tls: bool) -> String {
+    let secret = |text: &str, variable: &str, password: &str| {
+        text.replace(&format!("\"env:{variable}\""), &format!("\"command:echo {password}\""))
+    };
+    let text = secret(INVENTORY, "PGHERD_SUPERUSER_PASSWORD", SUPERUSER);
+    let text = secret(&text, "PGHERD_REPLICATION_PASSWORD", REPLICATION);
+    let text = if tls { text.replacen("# tls = true", "tls = true", 1) } else { text };
+    text + SSH
+}
+
+/// Types the walk-through, then upgrades pgherd and replaces a host while clients work.
+pub(super) fn test(lab: &Lab, args: &Test) -> Result<()> {
+    let shell = |host: &str, command: &str, input: &str| run(lab, host, command, input);
+    let walk = Walk { shell: &shell, password: SUPERUSER, encrypted: is_encrypted(lab) };
+    walk.go()?;
+    if args.short {
+        return Ok(());
+    }
+    let load = Load::start(lab, &walk)?;
+    upgrade(lab).context("upgrade pgherd under load")?;
+    load.unharmed("a rolling upgrade")?;
+    replace(lab).context("replace a host under load")?;
+    load.unharmed("the replacement of a host")?;
+    load.stop()?;
+    walk.whole()
+}
+
+/// Runs a command on a host as root. What it prints on both outputs is returned, as a terminal shows it.
+fn run(lab: &Lab, host: &str, command: &str, input: &str) -> Result<String> {
+    let mut ssh = access::ssh(lab);
+    ssh.arg(host).arg(format!("exec 2>&1; {command}"));
+    ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = ssh.spawn().context("run ssh")?;
+    let mut stdin = child.stdin.take().context("write to ssh")?;
+    // A command that doesn't read is no failure.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().context("wait for ssh")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    Ok(said)
+}
+
+/// Clients that write through a pooler and follow the leader, until the first one of them sees an error.
+struct Load<'a> {
+    lab: &'a Lab,
+}
+
+impl<'a> Load<'a> {
+    fn start(lab: &'a Lab, walk: &Walk<'_>) -> Result<Load<'a>> {
+        let load = Load { lab };
+        load.stop()?;
+        run(lab, LOADED, "rm -f /tmp/load.*; echo 'insert into homework (word) values (md5(random()::text))' > /tmp/load.sql", "")?;
+        let command = format!(
+            "{} nohup setsid /usr/lib/postgresql/15/bin/pgbench -n -c 8 -j 1 -R 100 -T 3600 -M prepared -f /tmp/load.sql \
+             '{}' </dev/null >/tmp/load.out 2>/tmp/load.err & echo $! > /tmp/load.pid",
+            walk.environment(),
+            walk.address("127.0.0.1", 6543, "rw"),
+        );
+        run(lab, LOADED, &command, "")?;
+        std::thread::sleep(Duration::from_secs(2));
+        load.unharmed("starting clients")?;
+        Ok(load)
+    }
+
+    /// Fails if a client has seen an error.
+    fn unharmed(&self, after: &str) -> Result<()> {
+        let said = run(self.lab, LOADED, "cat /tmp/load.err; kill -0 $(cat /tmp/load.pid) || echo it has ended", "")?;
+        let errors: Vec<&str> = said.lines().filter(|l| l.contains("error") || l.contains("ended")).collect();
+        ensure!(errors.is_empty(), "{after} cost clients errors:\n{}", errors.join("\n"));
+        let rows = run(self.lab, LOADED, "wc -c < /tmp/load.err", "")?;
+        say!("{after}: no client of 8 has seen an error ({} bytes of warnings)", rows.trim());
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<()> {
+        run(self.lab, LOADED, "[ ! -e /tmp/load.pid ] || kill $(cat /tmp/load.pid) || true; rm -f /tmp/load.pid", "").map(drop)
+    }
+}
+
+/// Another version, as far as anybody can tell: programs that differ in a byte behind their end.
+fn upgrade(lab: &Lab) -> Result<()> {
+    let (dist, other) = (checkout::root()?.join("dist"), lab.directory.join("other-version"));
+    fs::create_dir_all(&other).context("make a directory for programs")?;
+    let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    for name in ["pgherd-agent", "pgherd-pooler", "pgherdctl"] {
+        let mut program = fs::read(dist.join(name)).with_context(|| format!("read dist/{name}"))?;
+        program.extend_from_slice(stamp.to_string().as_bytes());
+        fs::write(other.join(name), program).with_context(|| format!("write {name}"))?;
+    }
+    deploy_from(lab, other)
+}
+
+fn deploy_from(lab: &Lab, programs: PathBuf) -> Result<()> {
+    deploy::run(&deploy::Args {
+        inventory: lab.directory.join("otus.toml"),
+        host: Vec::new(),
+        check: false,
+        diff: false,
+        no_build: true,
+        programs: Some(programs),
+    })
+}
+
+/// A host is lost with its disk, and a new one gets its name.
+fn replace(lab: &Lab) -> Result<()> {
+    let host = HOSTS.iter().find(|h| h.name == REPLACED).context("find the host")?;
+    let lost = Machine::of(lab, host)?;
+    let leads = run(lab, LOADED, "pgherdctl -c /etc/pgherd/agent.yml list -f json", "")?;
+    let leads: Vec<serde_json::Value> = serde_json::from_str(&leads).context("read the members")?;
+    if leads.iter().any(|m| m["Member"] == REPLACED && m["Role"] == "Leader") {
+        run(lab, LOADED, &format!("pgherdctl -c /etc/pgherd/agent.yml switchover --leader {REPLACED} --candidate {LOADED} --force"), "")?;
+    }
+    say!("{REPLACED} is lost with its disk");
+    machine::power_off(&[lost], POWERING_OFF)?;
+    fs::remove_dir_all(lab.disk(host)).with_context(|| format!("delete the disk of {REPLACED}"))?;
+    image::ensure_disk(lab, host)?;
+    access::authorise(lab, host)?;
+    let new = Machine::of(lab, host)?;
+    new.start()?;
+    access::write_configuration(lab)?;
+    let state = new.wait_booted(BOOTING)?;
+    if state != "running" {
+        bail!("the new {REPLACED} is {state}");
+    }
+    deploy_from(lab, lab.directory.join("other-version"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_laboratorys_inventory_is_the_walk_throughs_with_its_passwords() {
+        let text = text(true);
+        assert!(!text.contains("\"env:") && text.contains("command:echo otus") && text.lines().any(|l| l == "tls = true"));
+        assert!(!super::text(false).lines().any(|l| l == "tls = true"));
+    }
+}
