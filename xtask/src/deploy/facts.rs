@@ -30,6 +30,8 @@ free() {
 data() {
     if [ -n "$(ls -A "$1" 2>/dev/null)" ]; then printf 'data\t%s\t%s\n' "$1" "$(cat "$1/PG_VERSION" 2>/dev/null)"; fi
 }
+agent=$(sed -n 's/^  data_dir: //p' /etc/pgherd/agent.yml 2>/dev/null)
+if [ -n "$agent" ]; then printf 'agent\t%s\n' "$agent"; data "$agent"; fi
 . /etc/os-release && printf 'system\t%s\n' "$ID"
 dpkg-query -W -f 'package\t${Package}\t${db:Status-Status}\n' 2>/dev/null
 ss -Hltnp 2>/dev/null | awk '{ n = split($4, a, ":"); print "port\t" a[n] "\t" $6 }'
@@ -101,6 +103,7 @@ fn note(facts: &mut Facts, fields: &[&str]) -> Result<()> {
         ["data", path, version] => {
             facts.data.insert(path.into(), (*version).to_owned());
         }
+        ["agent", path] => facts.agents = Some(path.into()),
         _ => anyhow::bail!("no such line is expected"),
     }
     Ok(())
@@ -119,7 +122,7 @@ mod tests {
              port\t5432\tusers:((\"postgres\",pid=7,fd=6))\nport\t22\t\n\
              path\t/etc/x\tf\troot:root\t640\tabc\npath\t/var/x\td\tetcd:etcd\t700\t-\n\
              unit\tetcd.service\tenabled\tactive\ta b\nunit\thaproxy.service\t\tinactive\t\n\
-             free\t/\t1000\ndata\t/var/lib/x\t15\n",
+             free\t/\t1000\nagent\t/var/lib/x\ndata\t/var/lib/x\t15\n",
         )
         .unwrap();
         assert!(facts.packages.contains("etcd-server") && !facts.packages.contains("haproxy"));
@@ -131,6 +134,7 @@ mod tests {
         assert_eq!(facts.units["etcd.service"].stamp, Some(Stamp { restart: "a".into(), reload: "b".into() }));
         assert_eq!(facts.units["haproxy.service"], Service::default());
         assert_eq!(facts.data[Path::new("/var/lib/x")], "15");
+        assert_eq!(facts.agents.as_deref(), Some(Path::new("/var/lib/x")));
     }
 
     #[test]

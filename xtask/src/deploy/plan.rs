@@ -1,7 +1,5 @@
 //! The difference between what a host is like and what it is to be like, and what forbids to change it: pure.
 
-use std::path::Path;
-
 use super::state::{Desired, Directory, Facts, File, Kind, Stamp, Unit};
 
 /// The least room that a disk must have, in KiB.
@@ -139,28 +137,27 @@ pub(crate) fn objection(desired: &Desired, facts: &Facts, version: u32) -> Optio
 }
 
 fn foreign_data(desired: &Desired, facts: &Facts, version: u32) -> Option<String> {
-    for path in &desired.data {
-        let Some(found) = facts.data.get(path) else { continue };
-        let shown = path.display();
-        let ours =
-            desired.files.iter().any(|f| f.path == Path::new(AGENT_YML) && facts.paths.contains_key(&f.path));
-        if !ours {
-            let what =
-                if found.is_empty() { "something".to_owned() } else { format!("a cluster of PostgreSQL {found}") };
-            return Some(format!(
-                "{shown} holds {what} that this deployment didn't make: move it away, or name another postgresql.data_dir"
-            ));
-        }
-        if !found.is_empty() && *found != version.to_string() {
-            return Some(format!(
-                "{shown} holds PostgreSQL {found}, and the inventory says {version}: upgrade the data first"
-            ));
-        }
+    let path = desired.data.first()?;
+    let shown = path.display();
+    if let Some(ours) = facts.agents.as_ref().filter(|ours| *ours != path && facts.data.contains_key(*ours)) {
+        let found = facts.data.get(ours).map_or("", String::as_str);
+        let ours = ours.display();
+        return Some(format!(
+            "the host's data is in {ours} (PostgreSQL {found}), and the inventory says {shown}: give postgresql.version and data_dir as they are; a change of either is not deployed"
+        ));
     }
-    None
+    let found = facts.data.get(path)?;
+    if facts.agents.is_none() {
+        let what = if found.is_empty() { "something".to_owned() } else { format!("a cluster of PostgreSQL {found}") };
+        return Some(format!(
+            "{shown} holds {what} that this deployment didn't make: move it away, or name another postgresql.data_dir"
+        ));
+    }
+    (!found.is_empty() && *found != version.to_string())
+        .then(|| format!("{shown} holds PostgreSQL {found}, and the inventory says {version}: upgrade the data first"))
 }
 
-/// The agent's configuration, whose presence tells that a deployment has been here.
+/// The agent's configuration.
 pub(crate) const AGENT_YML: &str = "/etc/pgherd/agent.yml";
 
 #[cfg(test)]
@@ -201,6 +198,7 @@ mod tests {
             free: [("/".into(), 10 * ROOM)].into(),
             ports: [(5432, "postgres".to_owned())].into(),
             data: [("/data".into(), "15".to_owned())].into(),
+            agents: Some("/data".into()),
         }
     }
 
@@ -240,7 +238,12 @@ mod tests {
         assert_eq!(refused(&|f| f.free = [("/".into(), 1000)].into()), Some("disk"));
         assert_eq!(refused(&|f| f.units.get_mut("x.service").unwrap().stamp = None), Some("services"));
         assert_eq!(refused(&|f| f.units.clear()), Some("ports"));
-        assert_eq!(refused(&|f| drop(f.paths.remove(Path::new(AGENT_YML)))), Some("data directory"));
+        assert_eq!(refused(&|f| f.agents = None), Some("data directory"));
+        let elsewhere = |f: &mut Facts| {
+            f.agents = Some("/older".into());
+            f.data = [("/older".into(), "14".to_owned())].into();
+        };
+        assert_eq!(refused(&elsewhere), Some("data directory"));
         assert_eq!(refused(&|f| drop(f.data.insert("/data".into(), "14".to_owned()))), Some("data directory"));
     }
 }

@@ -92,6 +92,8 @@ pub(crate) struct Facts {
     pub(crate) ports: BTreeMap<u16, String>,
     /// Directories of data that hold something, and the text of `PG_VERSION` there.
     pub(crate) data: BTreeMap<PathBuf, String>,
+    /// The data directory of the agent that an earlier run has set up.
+    pub(crate) agents: Option<PathBuf>,
 }
 
 /// A file or directory as it is.

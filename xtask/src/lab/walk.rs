@@ -13,8 +13,7 @@ const SOON: Duration = Duration::from_secs(60);
 pub(super) type Shell<'a> = &'a dyn Fn(&str, &str, &str) -> Result<String>;
 
 /// PostgreSQL's hosts and their addresses.
-const MEMBERS: [(&str, &str); 3] =
-    [("pg1", "192.168.11.101"), ("pg2", "192.168.11.102"), ("pg3", "192.168.11.103")];
+const MEMBERS: [(&str, &str); 3] = [("pg1", "192.168.11.101"), ("pg2", "192.168.11.102"), ("pg3", "192.168.11.103")];
 /// The front door.
 const DOOR: &str = "192.168.11.104";
 /// The admin client, as it's called on a member's host.
@@ -29,13 +28,16 @@ pub(super) struct Walk<'a> {
     pub(super) encrypted: bool,
 }
 
+/// A step's name and what is typed.
+type Step<'a> = (&'static str, fn(&Walk<'a>) -> Result<()>);
+
 /// The authority's certificate on a host.
 const CA: &str = "/etc/pgherd/tls/ca.crt";
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// The whole day.
     pub(super) fn go(&self) -> Result<()> {
-        let steps: [(&str, fn(&Self) -> Result<()>); 13] = [
+        let steps: [Step<'a>; 13] = [
             ("etcd is healthy", Self::etcd_is_healthy),
             ("pg1 leads", Self::pg1_leads),
             ("slots and streams through HAProxy", Self::slots_and_streams),
@@ -63,7 +65,14 @@ impl Walk<'_> {
     }
 
     /// psql as people call it; the password is asked for, and comes from the environment here.
-    fn psql(&self, from: &str, address: &str, port: u16, database: &str, query: &str) -> Result<Vec<Vec<String>>> {
+    pub(super) fn psql(
+        &self,
+        from: &str,
+        address: &str,
+        port: u16,
+        database: &str,
+        query: &str,
+    ) -> Result<Vec<Vec<String>>> {
         let query = query.replace('\'', "'\\''");
         let (environment, to) = (self.environment(), self.address(address, port, database));
         let command = format!("{environment} psql '{to}' -XAt -F '|' -c '{query}'");
@@ -124,10 +133,16 @@ impl Walk<'_> {
 
     fn etcd_is_healthy(&self) -> Result<()> {
         let (scheme, tls) = match self.encrypted {
-            true => ("https", format!("ETCDCTL_CACERT={CA} ETCDCTL_CERT=/etc/pgherd/tls/host.crt ETCDCTL_KEY=/etc/pgherd/tls/host.key ")),
+            true => (
+                "https",
+                format!(
+                    "ETCDCTL_CACERT={CA} ETCDCTL_CERT=/etc/pgherd/tls/host.crt ETCDCTL_KEY=/etc/pgherd/tls/host.key "
+                ),
+            ),
             false => ("http", String::new()),
         };
-        let command = format!("{tls}ETCDCTL_API=3 etcdctl --endpoints={scheme}://localhost:2379 endpoint health --cluster");
+        let command =
+            format!("{tls}ETCDCTL_API=3 etcdctl --endpoints={scheme}://localhost:2379 endpoint health --cluster");
         let said = self.type_on("pg1", &command, "")?;
         for (_, address) in MEMBERS {
             ensure!(said.contains(&format!("{scheme}://{address}:2379 is healthy")), "{said}");
@@ -214,7 +229,9 @@ impl Walk<'_> {
     fn switchover(&self) -> Result<()> {
         let (_, before) = self.settled()?;
         let said = self.type_on("pg2", &format!("{CTL} switchover --master pg1 --candidate pg2"), "\ny\n")?;
-        for text in ["Current cluster topology", "demoting current leader pg1?", "Successfully switched over to \"pg2\""] {
+        for text in
+            ["Current cluster topology", "demoting current leader pg1?", "Successfully switched over to \"pg2\""]
+        {
             ensure!(said.contains(text), "{text:?} is missing in\n{said}");
         }
         let (leader, timeline) = self.settled()?;
@@ -239,9 +256,8 @@ impl Walk<'_> {
 
     /// As in an editor: a line more below `parameters:`, in place of an older one.
     fn edit(&self, name: &str, value: &str) -> Result<String> {
-        let editor = format!(
-            "sed -i -e \"/^ *{name}:/d\" -e \"s/^\\( *\\)wal_keep_segments: 100$/&\\n\\1{name}: {value}/\""
-        );
+        let editor =
+            format!("sed -i -e \"/^ *{name}:/d\" -e \"s/^\\( *\\)wal_keep_segments: 100$/&\\n\\1{name}: {value}/\"");
         let command = format!("EDITOR='{editor}' {CTL} edit-config");
         let said = self.type_on("pg2", &command, "y\n")?;
         ensure!(said.contains(&format!("+    {name}: {value}")), "{said}");
