@@ -65,6 +65,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.no_build && args.programs.is_none() {
         programs::build(false)?;
     }
+    if let Some(warning) = inventory.warning() {
+        say!("warning: {warning}");
+    }
     let ssh = Ssh::new(&inventory)?;
     let site = Site::new(inventory, &args.inventory, args.programs.as_deref())?;
     let run = Run { args, site: &site, ssh: &ssh, failures: RefCell::default(), changes: RefCell::default() };

@@ -210,19 +210,21 @@ impl Inventory {
                 faults.push(format!("hosts: {host} has no role: etcd, postgres, pooler or proxy"));
             }
         }
-        let runs_etcd = self.with(Role::Etcd).count();
-        if runs_etcd == 0 {
+        if self.with(Role::Etcd).count() == 0 {
             faults.push("hosts: none has the role etcd".to_owned());
-        } else if runs_etcd.is_multiple_of(2) {
-            faults.push(format!(
-                "hosts: {runs_etcd} run etcd, which survives no more failures than {}: make it odd",
-                runs_etcd - 1
-            ));
         }
         if self.with(Role::Postgres).count() == 0 {
             faults.push("hosts: none has the role postgres".to_owned());
         }
         faults
+    }
+
+    /// What is allowed and should not stay so.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let count = self.with(Role::Etcd).count();
+        count.is_multiple_of(2).then(|| {
+            format!("{count} hosts run etcd, which survive the loss of no more than {} do: make it odd", count - 1)
+        })
     }
 
     /// The hosts that belong to the cluster and have a role.
@@ -285,9 +287,10 @@ mod tests {
     }
 
     #[test]
-    fn an_even_number_of_etcd_members_and_words_that_are_unknown_are_refused() {
+    fn an_even_number_of_etcd_members_is_warned_of_and_a_word_that_is_unknown_refused() {
+        assert_eq!(Inventory::parse(SEED).unwrap().warning(), None);
         let text = SEED.replacen("\"etcd\", ", "", 1);
-        assert!(Inventory::parse(&text).unwrap_err().to_string().contains("2 run etcd"));
+        assert!(Inventory::parse(&text).unwrap().warning().is_some_and(|w| w.contains("2 hosts run etcd")));
         let text = SEED.replacen("roles", "rolls", 1);
         assert!(Inventory::parse(&text).unwrap_err().to_string().contains("rolls"));
     }

@@ -111,32 +111,36 @@ fn healthy(site: &Site, at: &At<'_>) -> Result<()> {
     at.ssh.wait(at.host, &script, ETCD).map(drop).context("wait for etcd to answer")
 }
 
-/// Makes a member without data known to the members that run. One that had the name before has lost its data.
+/// Makes a member that has no data, or was taken out, known to the members that run. One that had the name before has lost
+/// its data.
 fn join(site: &Site, at: &At<'_>, member: &At<'_>) -> Result<()> {
-    let data = format!("{}/{}", role::ETCD_DATA, site.inventory.cluster);
-    let has_data = at.run(&format!("if [ -d {}/member ]; then echo yes; fi", quoted(&data)))?;
-    if has_data.trim() == "yes" {
+    let (name, url) = (quoted(&at.host.name), quoted(&site.peer_url(at.host)));
+    let data = quoted(&format!("{}/{}", role::ETCD_DATA, site.inventory.cluster));
+    // `member list` prints: id, status, name, peer URLs, client URLs, is learner.
+    let known = format!(
+        "{}etcdctl member list | awk -F ', ' -v name={name} -v url={url} '$3 == name || $4 == url {{ print $1 }}'\n",
+        site.etcdctl()
+    );
+    let known = member.run(&known).context("list the members of etcd")?;
+    let has_data = !at.run(&format!("[ ! -d {data}/member ] || echo yes"))?.is_empty();
+    if has_data && !known.trim().is_empty() {
         return Ok(());
     }
     at.say(&format!("join the etcd of {}", member.host));
-    let url = site.peer_url(at.host);
-    // `member list` prints: id, status, name, peer URLs, client URLs, is learner.
-    let script = format!(
-        "set -e\n{}\
-         old=$(etcdctl member list | awk -F ', ' -v name={name} -v url={url} '$3 == name || $4 == url {{ print $1 }}')\n\
-         for id in $old; do etcdctl member remove \"$id\" >&2; done\n\
-         etcdctl member add {name} --peer-urls={url}\n",
-        site.etcdctl(),
-        name = quoted(&at.host.name),
-        url = quoted(&url),
-    );
+    if has_data {
+        // etcd refuses to start with it.
+        at.run(&format!("mv {data} {data}.removed-$(date +%s)")).context("set the data of a removed member aside")?;
+    }
+    let removals: String = known.lines().map(|id| format!("etcdctl member remove {} >&2\n", quoted(id))).collect();
+    let script = format!("set -e\n{}{removals}etcdctl member add {name} --peer-urls={url}\n", site.etcdctl());
     let said = member.run(&script).context("add a member to etcd")?;
     let lines: Vec<&str> = said.lines().filter(|l| l.starts_with("ETCD_INITIAL_CLUSTER")).collect();
     if lines.is_empty() {
         bail!("etcdctl member add said nothing of the cluster: {said}");
     }
     let text = format!("{}\n", lines.join("\n"));
-    at.ssh.run(at.host, &format!("cat > {}", role::JOIN), text.as_bytes()).map(drop).context("tell etcd whom to join")
+    let write = format!("cat > {}", role::JOIN);
+    at.ssh.run(at.host, &write, text.as_bytes()).map(drop).context("tell etcd whom to join")
 }
 
 /// Members that don't run start together; those with another program follow, the leader last.
