@@ -13,6 +13,7 @@ mod bench;
 mod chaos;
 mod checkout;
 mod deploy;
+mod dist;
 mod down;
 mod lab;
 mod packages;
@@ -74,6 +75,8 @@ enum Task {
     Deploy(deploy::Args),
     /// Four real hosts on this machine, to deploy to; needs root
     Lab(lab::Args),
+    /// Make Debian packages and a tarball for other distributions in dist/
+    Dist(dist::Args),
     /// Measure failovers, or the pooler beside others
     Bench(bench::Args),
     /// Check what rustc and clippy can't: dependencies between crates, opening lines, file lengths
@@ -109,6 +112,7 @@ fn carry_out(task: Task) -> Result<ExitCode> {
         Task::Chaos(args) => chaos::run(&args),
         Task::Deploy(args) => deploy::run(&args),
         Task::Lab(args) => lab::run(&args),
+        Task::Dist(args) => dist::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Tidy => tidy::run(),
     }?;
