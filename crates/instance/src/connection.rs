@@ -17,8 +17,8 @@ pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 pub(crate) const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
 impl Inner {
-    /// How to reach the local server: the Unix socket where its place is known, then TCP.
-    fn config(&self) -> tokio_postgres::Config {
+    /// Ways to reach the local server, one after the other: the Unix socket where its place is known, then TCP.
+    fn ways(&self) -> (tokio_postgres::Config, Vec<tokio_postgres::Config>) {
         let mut config = tokio_postgres::Config::new();
         let user = &self.options.superuser;
         config
@@ -36,17 +36,15 @@ impl Inner {
         if let Some(password) = &user.password {
             config.password(password);
         }
-        let sockets = self.socket_dirs();
-        if !self.options.use_unix_socket {
-            config.host(self.listen.local_host());
+        let mut ways: Vec<tokio_postgres::Config> =
+            self.socket_dirs().into_iter().map(|dir| config.clone().host_path(dir).clone()).collect();
+        let tcp = config.host(self.listen.local_host()).clone();
+        if self.options.use_unix_socket && !ways.is_empty() {
+            ways.push(tcp);
+            (ways.remove(0), ways)
+        } else {
+            (tcp, ways)
         }
-        for dir in sockets {
-            config.host_path(dir);
-        }
-        if self.options.use_unix_socket {
-            config.host(self.listen.local_host());
-        }
-        config
     }
 
     /// Directories that may hold the server's socket, likeliest first.
@@ -77,16 +75,8 @@ impl Inner {
 
     /// A new connection, bounded in time.
     pub(crate) async fn connect(&self) -> Result<Client, Error> {
-        let config = self.config();
-        let connecting = async {
-            let (client, connection) = config.connect(NoTls).await?;
-            tokio::spawn(async move {
-                // Its end shows at the client's next statement.
-                let _ = connection.await;
-            });
-            Ok::<Client, tokio_postgres::Error>(client)
-        };
-        match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
+        let (first, others) = self.ways();
+        match tokio::time::timeout(CONNECT_LIMIT, connect_by(&first, &others)).await {
             Ok(Ok(client)) => Ok(client),
             Ok(Err(e)) => Err(Error::sql("connect to PostgreSQL", &e)),
             Err(_) => Err(Error::TimedOut { what: "a connection to PostgreSQL".into(), limit: CONNECT_LIMIT }),
@@ -100,6 +90,33 @@ impl Instance {
         let client = self.0.connect().await?;
         rows(&client, context, sql, STATEMENT_LIMIT).await
     }
+}
+
+/// By the first way that works.
+async fn connect_by(
+    way: &tokio_postgres::Config,
+    others: &[tokio_postgres::Config],
+) -> Result<Client, tokio_postgres::Error> {
+    match way.connect(NoTls).await {
+        Ok((client, connection)) => {
+            tokio::spawn(async move {
+                // Its end shows at the client's next statement.
+                let _ = connection.await;
+            });
+            Ok(client)
+        }
+        Err(e) => match others.split_first() {
+            // Where a server that starts says so, another way to it tells nothing better: it may be up by then, and refuse
+            // what the first way is for.
+            Some((next, others)) if !is_unready(&e) => Box::pin(connect_by(next, others)).await,
+            _ => Err(e),
+        },
+    }
+}
+
+/// Whether a server said that it starts, stops or has crashed (PostgreSQL documentation, "PostgreSQL Error Codes").
+fn is_unready(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("57P0"))
 }
 
 /// Runs a statement and returns its rows, as text.
@@ -145,7 +162,44 @@ pub(crate) fn identifier(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UnixListener};
+
     use super::*;
+
+    /// An ErrorResponse (PostgreSQL documentation, "Message Formats").
+    fn refusal(code: &str) -> Vec<u8> {
+        let body = format!("SFATAL\0C{code}\0Msorry\0\0");
+        let length = u32::try_from(body.len() + 4).unwrap();
+        [b"E", &length.to_be_bytes()[..], body.as_bytes()].concat()
+    }
+
+    async fn refuse(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, code: &str) {
+        let mut startup = [0; 512];
+        let _ = stream.read(&mut startup).await.unwrap();
+        stream.write_all(&refusal(code)).await.unwrap();
+    }
+
+    /// What comes of a server that answers by its socket and by TCP with these codes.
+    async fn told(by_socket: &'static str, by_tcp: &'static str) -> Option<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let socket = UnixListener::bind(directory.path().join(format!(".s.PGSQL.{port}"))).unwrap();
+        tokio::spawn(async move { refuse(socket.accept().await.unwrap().0, by_socket).await });
+        tokio::spawn(async move { refuse(tcp.accept().await.unwrap().0, by_tcp).await });
+        let mut config = tokio_postgres::Config::new();
+        config.user("postgres").port(port).ssl_mode(SslMode::Disable);
+        let (first, second) = (config.clone().host_path(directory.path()).clone(), config.host("127.0.0.1").clone());
+        let failed = connect_by(&first, &[second]).await.err()?;
+        failed.code().map(|code| code.code().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_starts_is_believed_and_one_that_refuses_a_way_is_asked_by_the_next() {
+        assert_eq!(told("57P03", "28000").await.as_deref(), Some("57P03"));
+        assert_eq!(told("28000", "28P01").await.as_deref(), Some("28P01"));
+    }
 
     #[test]
     fn literals_and_identifiers_are_safe() {
