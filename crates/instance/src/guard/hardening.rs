@@ -49,9 +49,10 @@ fn raise_descriptor_limit() {
 /// Runs before every ordinary process, however busy the machine is.
 #[allow(unsafe_code)]
 fn become_realtime() -> Result<(), String> {
-    let param = libc::sched_param { sched_priority: 1 };
-    // SAFETY: pid 0 is the calling thread, and `param` is an initialised sched_param that lives through the call, which
-    // only reads it.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) };
+    // Of sched_param the kernel knows this field alone (sched_setscheduler(2)). The system call itself, because musl's
+    // function of that name refuses.
+    let priority: libc::c_int = 1;
+    // SAFETY: pid 0 is the calling thread, and `priority` lives through the call, which only reads it.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_FIFO, &raw const priority) };
     if result == 0 { Ok(()) } else { Err(nix::errno::Errno::last().desc().to_owned()) }
 }
