@@ -248,6 +248,12 @@ impl Engine {
                 match &result {
                     Ok(Some(_)) => debug!(?action, "written"),
                     Ok(None) => info!("someone else changed the DCS first, or it was done already: {action:?}"),
+                    Err(dcs::Error::LeaseGone) => {
+                        // The next write would fail alike: without a pause, if nothing told that a new lease is needed.
+                        warn!("{action:?}: the lease has ended");
+                        self.published.lost_lease(at);
+                        self.state.leased(Leased::Gone);
+                    }
                     Err(e) => warn!("{action:?}: {e}"),
                 }
                 self.read(reading, at);
