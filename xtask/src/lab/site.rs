@@ -96,7 +96,19 @@ pub(super) fn test(lab: &Lab, args: &Test) -> Result<()> {
     replace(lab).context("replace a host under load")?;
     load.unharmed("the replacement of a host")?;
     load.stop()?;
-    walk.whole()
+    walk.whole()?;
+    change_form(lab, "leader", "poolers")?;
+    walk.any_pooler_leads_everywhere().context("HAProxy in front of all poolers")?;
+    change_form(lab, "poolers", "leader")
+}
+
+/// Has HAProxy lead elsewhere.
+fn change_form(lab: &Lab, from: &str, to: &str) -> Result<()> {
+    let path = lab.directory.join("otus.toml");
+    let text = fs::read_to_string(&path).context("read the inventory")?;
+    let text = text.replace(&format!("form = \"{from}\""), &format!("form = \"{to}\""));
+    fs::write(&path, text).context("write the inventory")?;
+    deploy_from(lab, lab.directory.join("other-version"))
 }
 
 /// Runs a command on a host as root. What it prints on both outputs is returned, as a terminal shows it.

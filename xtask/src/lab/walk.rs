@@ -91,6 +91,21 @@ impl<'a> Walk<'a> {
         format!("host={host} port={port} user=postgres dbname={database}")
     }
 
+    /// Through HAProxy in the form that leads to any pooler: each finds the leader, and the replicas.
+    pub(super) fn any_pooler_leads_everywhere(&self) -> Result<()> {
+        for (database, in_recovery) in [("rw", "f"), ("ro", "t")] {
+            for _ in 0..2 * MEMBERS.len() {
+                self.soon(|| {
+                    let rows = self.psql("haproxy", DOOR, 5000, database, "select pg_is_in_recovery()")?;
+                    ensure!(rows == [[in_recovery]], "{database}: {rows:?}");
+                    Ok(())
+                })?;
+            }
+        }
+        say!("HAProxy in front of all poolers: rw leads to the leader and ro to replicas through each");
+        Ok(())
+    }
+
     /// Waits until all members run and follow.
     pub(super) fn whole(&self) -> Result<()> {
         let (leader, timeline) = self.settled()?;
@@ -286,6 +301,7 @@ impl<'a> Walk<'a> {
         self.soon(|| self.shows("temp_buffers", "8MB"))?;
         self.edit("temp_buffers", "16MB")?;
         self.journal_says("INFO: Changed temp_buffers from 1024 to 16MB")?;
+        self.journal_says("INFO: PostgreSQL configuration items changed, reloading configuration.")?;
         self.soon(|| self.shows("temp_buffers", "16MB"))
     }
 
