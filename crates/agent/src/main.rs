@@ -1,7 +1,8 @@
-//! pgherd-agent: runs the PostgreSQL of one node and takes part in leader election. This file reads the command line,
-//! builds the parts and runs them; what they do is elsewhere.
+//! pgherd-agent: runs the PostgreSQL of one node and takes part in leader election. This file builds the parts and runs
+//! them; what they do is elsewhere.
 
 mod adopt;
+mod cli;
 mod engine;
 mod event;
 mod jobs;
@@ -17,7 +18,6 @@ mod upkeep;
 mod watch;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,27 +32,9 @@ use service::signals::{Signal, Signals};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use crate::cli::Cli;
 use crate::event::Event;
 use crate::node::{Fault, Node};
-
-/// Runs PostgreSQL on this node as a member of a highly available cluster.
-#[derive(Parser)]
-#[command(
-    name = "pgherd-agent",
-    version,
-    after_help = "Exit codes: 0 stopped, 1 failed, 64 bad configuration.\n\
-    SIGTERM stops PostgreSQL and leaves the cluster, SIGHUP reads the configuration again."
-)]
-struct Cli {
-    /// The configuration: Patroni's YAML (a file, or a directory of *.yml). PATRONI_CONFIGURATION may hold it instead.
-    config: Option<PathBuf>,
-    /// Check the configuration and exit.
-    #[arg(long)]
-    validate_config: bool,
-    /// Print the configuration in force with secrets masked and exit.
-    #[arg(long)]
-    print_config: bool,
-}
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
