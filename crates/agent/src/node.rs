@@ -29,7 +29,7 @@ pub(crate) struct Node {
     pub(crate) dcs: Arc<dyn Dcs>,
     pub(crate) guard: guard::Client,
     /// Asks for a look at PostgreSQL at once.
-    pub(crate) looker: Notify,
+    pub(crate) looker: Arc<Notify>,
     config: RwLock<Arc<Config>>,
     source: config::Source,
     access: watch::Sender<Arc<Access>>,
@@ -71,7 +71,7 @@ impl Node {
             instance,
             dcs,
             guard,
-            looker: Notify::new(),
+            looker: Arc::default(),
             config: RwLock::new(Arc::new(config)),
             source,
             access: watch::Sender::new(Arc::new(access)),

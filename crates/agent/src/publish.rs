@@ -86,6 +86,7 @@ fn build(engine: &Engine, reason: &Reason, at: Tick) -> Status {
         },
         term: leader.map(|l| l.term),
         decided_at: at,
+        looked_at: s.local_at,
         server_version: answer.map(|a| a.server_version),
         postmaster_start_time: answer.map(|a| a.postmaster_start_time.clone()),
         timeline: timeline(s),

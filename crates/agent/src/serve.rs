@@ -80,7 +80,9 @@ fn rest_service(
     orders: health::Orders,
 ) -> Result<listen::Service> {
     let extra_headers = extra_headers(config)?;
-    let api = Arc::new(health::Api::new(health::Options { access: node.access(), extra_headers }, status, now, orders));
+    let options = health::Options { access: node.access(), extra_headers };
+    let looker = node.looker.clone();
+    let api = Arc::new(health::Api::new(options, status, now, orders).looking(move || looker.notify_one()));
     Ok(listen::service(tower::service_fn(move |request: Request<Incoming>| {
         let api = api.clone();
         async move {

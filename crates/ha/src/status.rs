@@ -140,6 +140,8 @@ pub struct Status {
     pub term: Option<Term>,
     /// When the agent last completed a decision.
     pub decided_at: Tick,
+    /// When the look at PostgreSQL began that this is from; `None` before the first.
+    pub looked_at: Option<Tick>,
     /// server_version_num.
     pub server_version: Option<u32>,
     /// As PostgreSQL prints it, `2026-11-23 06:13:28.171607+00:00`.

@@ -12,6 +12,7 @@ mod report;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ha::access::{Access, Peer};
@@ -36,13 +37,20 @@ pub struct Options {
     pub extra_headers: HeaderMap,
 }
 
-/// The API of one agent. It holds no state of its own and asks PostgreSQL and the DCS nothing: it answers at once and
-/// truthfully, however stuck the agent is.
+/// How long `/patroni` waits for a look at PostgreSQL: members compare positions in it, and one that is a second old would
+/// let another lead that has less. A server that can't be looked at mustn't hold an answer up.
+const LOOK_LIMIT: Duration = Duration::from_millis(250);
+/// A look as young as this will do.
+const FRESH: Duration = Duration::from_millis(20);
+
+/// The API of one agent. It holds no state of its own and asks PostgreSQL and the DCS nothing: it answers truthfully and at
+/// once (`/patroni` in a moment), however stuck the agent is.
 pub struct Api {
     options: Options,
     status: watch::Receiver<Arc<Status>>,
     clock: Box<dyn Fn() -> Tick + Send + Sync>,
     orders: Orders,
+    look: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Api {
@@ -53,7 +61,14 @@ impl Api {
         clock: impl Fn() -> Tick + Send + Sync + 'static,
         orders: Orders,
     ) -> Api {
-        Api { options, status, clock: Box::new(clock), orders }
+        Api { options, status, clock: Box::new(clock), orders, look: None }
+    }
+
+    /// The same, with a way to have PostgreSQL looked at before `/patroni` answers.
+    #[must_use]
+    pub fn looking(mut self, look: impl Fn() + Send + Sync + 'static) -> Api {
+        self.look = Some(Box::new(look));
+        self
     }
 
     /// Answers one request. Reads need no credentials; orders are checked against the access rules.
@@ -64,11 +79,30 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut response = match *request.method() {
-            Method::GET | Method::HEAD | Method::OPTIONS => self.read(request.method(), request.uri()),
+            Method::GET | Method::HEAD | Method::OPTIONS => {
+                if *request.method() == Method::GET && request.uri().path() == "/patroni" {
+                    self.refresh().await;
+                }
+                self.read(request.method(), request.uri())
+            }
             _ => self.write(request, peer).await,
         };
         response.headers_mut().extend(self.options.extra_headers.clone());
         response
+    }
+
+    /// Waits for a status from after this moment, in its bounds.
+    async fn refresh(&self) {
+        let Some(look) = &self.look else { return };
+        let asked = (self.clock)();
+        let since = asked.before(FRESH);
+        let fresh = |status: &Arc<Status>| status.looked_at.is_some_and(|at| at >= since);
+        if fresh(&self.status.borrow()) {
+            return;
+        }
+        look();
+        // Without one the last status is the best there is.
+        let _ = tokio::time::timeout(LOOK_LIMIT, self.status.clone().wait_for(fresh)).await;
     }
 
     fn moment(&self) -> Moment {

@@ -28,7 +28,11 @@ struct Bed {
     status: watch::Sender<Arc<Status>>,
     clock: Arc<AtomicU64>,
     orders: mpsc::UnboundedReceiver<Order>,
+    /// What a request for a look at PostgreSQL leads to.
+    look: Arc<OnLook>,
 }
+
+type OnLook = std::sync::Mutex<Option<Box<dyn Fn() + Send>>>;
 
 /// A raw answer.
 struct Answer {
@@ -64,9 +68,15 @@ impl Bed {
         extra_headers.insert("x-site", "test".parse().unwrap());
         let options = Options { access: watch::channel(Arc::new(access)).1, extra_headers };
         let time = clock.clone();
-        let api = Arc::new(Api::new(options, published, move || Tick(time.load(Ordering::SeqCst)), sender));
-        let address = serve(api).await;
-        Bed { address, status, clock, orders }
+        let look = Arc::<OnLook>::default();
+        let on_look = look.clone();
+        let api = Api::new(options, published, move || Tick(time.load(Ordering::SeqCst)), sender).looking(move || {
+            if let Some(look) = &*on_look.lock().unwrap() {
+                look();
+            }
+        });
+        let address = serve(Arc::new(api)).await;
+        Bed { address, status, clock, orders, look }
     }
 
     fn set_clock(&self, ms: u64) {

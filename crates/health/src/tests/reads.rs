@@ -335,3 +335,24 @@ async fn metrics_follow_the_text_format() {
         assert_eq!(replica_samples[name].1, value, "{name}");
     }
 }
+
+/// Members compare positions in it.
+#[tokio::test]
+async fn patroni_answers_from_a_look_at_this_moment_and_health_checks_ask_for_none() {
+    let bed = Bed::new(Status { looked_at: Some(Tick::from_millis(99_000)), ..replica() }).await;
+    let status = bed.status.clone();
+    *bed.look.lock().unwrap() = Some(Box::new(move || {
+        let looked_at = Some(Tick::from_millis(100_000));
+        let later = Status { looked_at, received_location: Some(Lsn(2000)), ..replica() };
+        status.send_replace(Arc::new(later));
+    }));
+    assert_eq!(bed.get("/replica").await.json()["xlog"]["received_location"], 1000);
+    assert_eq!(bed.get("/patroni").await.json()["xlog"]["received_location"], 2000);
+}
+
+#[tokio::test]
+async fn a_server_that_cant_be_looked_at_holds_patroni_up_for_a_moment_only() {
+    let bed = Bed::new(Status { looked_at: Some(Tick::from_millis(99_000)), ..replica() }).await;
+    let answer = tokio::time::timeout(Duration::from_secs(5), bed.get("/patroni")).await.unwrap();
+    assert_eq!(answer.json()["xlog"]["received_location"], 1000);
+}
