@@ -140,6 +140,8 @@ fn a_server_that_doesn_t_answer_a_login_is_given_up() -> Result<()> {
         let _listener = std::net::TcpListener::bind((world.address, 7000))?;
         world.allow("query_wait_timeout");
         world.allow("connect timeout");
+        // What is under way when the listener goes, at the end.
+        world.allow("connect failed");
         refusal(world.session().await)?;
         world.logged("connect timeout").await
     })
