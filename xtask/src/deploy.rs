@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use self::apply::At;
-use self::inventory::{Inventory, Presence, Role};
+use self::inventory::{Host, Inventory, Presence, Role};
 use self::plan::Plan;
 use self::remote::Ssh;
 use self::role::Site;
@@ -103,12 +103,12 @@ impl<'a> Run<'a> {
         hosts.map(|host| At { ssh: self.ssh, host }).collect()
     }
 
-    fn is_chosen(&self, at: &At<'_>) -> bool {
-        self.args.host.is_empty() || self.args.host.contains(&at.host.name)
+    fn is_chosen(&self, host: &Host) -> bool {
+        self.args.host.is_empty() || self.args.host.contains(&host.name)
     }
 
     fn chosen(&self, role: Role) -> Vec<At<'a>> {
-        self.reachable(role).into_iter().filter(|at| self.is_chosen(at)).collect()
+        self.reachable(role).into_iter().filter(|at| self.is_chosen(at.host)).collect()
     }
 
     /// Every host that belongs to the cluster and is to be changed, and all that it is to be like.
@@ -202,11 +202,9 @@ impl<'a> Run<'a> {
     /// Hosts that leave go last, when nobody is sent there any more.
     fn dismiss(&self) {
         let etcd = self.reachable(Role::Etcd);
-        for host in self.site.inventory.hosts.iter().filter(|h| h.state == Presence::Absent) {
+        let leaving = self.site.inventory.hosts.iter().filter(|h| h.state == Presence::Absent);
+        for host in leaving.filter(|h| self.is_chosen(h)) {
             let at = At { ssh: self.ssh, host };
-            if !self.is_chosen(&at) {
-                continue;
-            }
             if self.args.check {
                 at.say("leaves the cluster, if it's still there");
                 continue;
@@ -237,9 +235,7 @@ impl<'a> Run<'a> {
             say!("{}", at.run("pgherdctl -c /etc/pgherd/pgherdctl.yml list").context("show the cluster")?.trim_end());
         }
         let changes = self.changes.borrow();
-        for host in
-            self.site.inventory.hosts.iter().filter(|h| self.args.host.is_empty() || self.args.host.contains(&h.name))
-        {
+        for host in self.site.inventory.hosts.iter().filter(|h| self.is_chosen(h)) {
             match changes.get(&host.name).map_or(0, BTreeSet::len) {
                 _ if self.failures.borrow().contains_key(&host.name) => {}
                 0 => say!("{host}: nothing to change"),

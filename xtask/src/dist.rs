@@ -14,11 +14,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::checkout;
+use crate::programs::PROGRAMS;
 use build::Target;
 use tools::Tools;
-
-/// Crates that packages are made of, and the program of each.
-const PROGRAMS: [(&str, &str); 3] = [("agent", "pgherd-agent"), ("pooler", "pgherd-pooler"), ("ctl", "pgherdctl")];
 
 /// The version of everything in this workspace.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

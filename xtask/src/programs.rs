@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use crate::checkout;
 
 /// Packages and the program that each builds.
-const PROGRAMS: &[(&str, &str)] = &[("agent", "pgherd-agent"), ("ctl", "pgherdctl"), ("pooler", "pgherd-pooler")];
+pub(crate) const PROGRAMS: [(&str, &str); 3] =
+    [("agent", "pgherd-agent"), ("ctl", "pgherdctl"), ("pooler", "pgherd-pooler")];
 
 /// Builds them into dist/ and returns their paths relative to the checkout.
 pub(crate) fn build(debug: bool) -> Result<Vec<String>> {
@@ -61,8 +62,12 @@ pub(crate) fn own_variables() -> Vec<std::ffi::OsString> {
 
 /// Where cargo puts programs.
 fn built_directory(root: &Path, debug: bool) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |t| root.join(t));
-    target.join(if debug { "debug" } else { "release" })
+    target_directory(root).join(if debug { "debug" } else { "release" })
+}
+
+/// Where cargo puts everything that it builds.
+pub(crate) fn target_directory(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |t| root.join(t))
 }
 
 /// Renames into place: a program that runs can't be written over.

@@ -88,8 +88,11 @@ impl At<'_> {
                  ! readlink /proc/$(systemctl show -p MainPID --value {0})/exe | grep -q deleted",
                 unit.name
             );
-            let waited = self.ssh.wait(self.host, &renewed, BACK);
-            waited.with_context(|| format!("wait for {} to run its new program: see its journal", unit.name))?;
+            if let Err(error) = self.ssh.wait(self.host, &renewed, BACK) {
+                // Where the host can't even tell that, the error itself says why.
+                let said = self.run(&journal(&unit.name)).unwrap_or_default();
+                return Err(error.context(format!("wait for {} to run its new program\n{said}", unit.name)));
+            }
         }
         Ok(())
     }
@@ -160,10 +163,17 @@ fn service(unit: &Unit, act: Act, stamp: &Stamp) -> String {
         "set -e\n\
          systemctl daemon-reload\n\
          systemctl enable -q {name}\n\
-         {verb} || {{ journalctl -u {name} -n 12 --no-pager -o cat >&2; exit 1; }}\n\
+         {verb} || {{ {} >&2; exit 1; }}\n\
          mkdir -p {STAMPS}\n\
          echo '{} {}' > {STAMPS}/{name}.new\n\
          mv {STAMPS}/{name}.new {STAMPS}/{name}\n",
-        stamp.restart, stamp.reload
+        journal(name),
+        stamp.restart,
+        stamp.reload
     )
+}
+
+/// What a service said last.
+pub(crate) fn journal(unit: &str) -> String {
+    format!("journalctl -u {unit} -n 12 --no-pager -o cat")
 }

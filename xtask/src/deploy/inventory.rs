@@ -223,7 +223,7 @@ impl Inventory {
     pub(crate) fn warning(&self) -> Option<String> {
         let count = self.with(Role::Etcd).count();
         count.is_multiple_of(2).then(|| {
-            format!("{count} hosts run etcd, which survive the loss of no more than {} do: make it odd", count - 1)
+            format!("{count} hosts run etcd, and {} would survive the loss of as many: make it odd", count - 1)
         })
     }
 

@@ -134,6 +134,9 @@ fn understood(output: &Output) -> Result<String> {
         }
     }
     let lines: Vec<&str> = said.lines().filter(|l| !l.trim().is_empty()).collect();
+    if lines.is_empty() {
+        bail!("a command on the host ended with {} and said nothing", output.status);
+    }
     bail!("{}", lines[lines.len().saturating_sub(8)..].join("\n"))
 }
 
@@ -167,6 +170,7 @@ mod tests {
         assert!(told(255, unreachable).contains("can't be reached: ssh: connect to host 10.0.0.9"));
         assert!(told(1, "sudo: 3 incorrect password attempts\n").contains("refuses the password"));
         assert!(told(1, "sudo: a password is required\n").contains("name it by ssh.sudo_password"));
+        assert!(told(1, "").contains("exit status: 1 and said nothing"));
         assert_eq!(told(1, "cat: write error: No space left on device\n"), "cat: write error: No space left on device");
     }
 }

@@ -16,6 +16,7 @@ use super::inventory::{Host, Inventory, Role, bracketed};
 use super::pki::{Certificates, Pair};
 use super::state::{Desired, Directory, File, Kind};
 use crate::checkout;
+use crate::programs::PROGRAMS;
 
 pub(crate) use etcd::{DATA as ETCD_DATA, JOIN, UNIT as ETCD};
 
@@ -47,7 +48,7 @@ impl Site {
         let dist = checkout::root()?.join("dist");
         let dist = programs.unwrap_or(&dist);
         let mut programs = BTreeMap::new();
-        for name in ["pgherd-agent", "pgherd-pooler", "pgherdctl"] {
+        for (_, name) in PROGRAMS {
             let path = dist.join(name);
             let content = std::fs::read(&path).with_context(|| format!("read {}: build it first", path.display()))?;
             programs.insert(name, content);

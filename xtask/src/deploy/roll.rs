@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::apply::At;
+use super::apply::{At, journal};
 use super::inventory::Role;
 use super::plan::Act;
 use super::remote::quoted;
@@ -172,7 +172,7 @@ fn serves(at: &At<'_>) -> Result<()> {
             Err(error) => format!("{error:#}"),
         };
         if begun.elapsed() > MEMBERS {
-            let log = at.run("journalctl -u pgherd-agent -n 12 --no-pager -o cat").unwrap_or_default();
+            let log = at.run(&journal(role::AGENT)).unwrap_or_default();
             bail!("wait for the member to serve: {fault} after {} s\n{log}", MEMBERS.as_secs());
         }
         if told.elapsed() > Duration::from_secs(15) {

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::PROGRAMS;
 use super::tools::Tools;
+use crate::programs::PROGRAMS;
 use crate::{checkout, programs};
 
 /// glibc of CentOS 7, and the oldest that Rust's standard library runs on.
@@ -44,7 +44,7 @@ impl Target {
 
     /// Where cargo puts the programs: a directory of their own, so that those of `cargo xtask build` stay.
     pub(super) fn directory(&self, root: &Path) -> PathBuf {
-        target_directory(root).join(&self.triple).join("release")
+        programs::target_directory(root).join(&self.triple).join("release")
     }
 
     /// Builds all of them, optimised.
@@ -93,10 +93,6 @@ impl Target {
 /// A version as people write it.
 pub(super) fn dotted((major, minor): (u32, u32)) -> String {
     format!("{major}.{minor}")
-}
-
-fn target_directory(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |t| root.join(t))
 }
 
 /// A shared library that isn't glibc's among those that objdump shows as needed.

@@ -7,8 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{PROGRAMS, VERSION};
+use super::VERSION;
 use crate::checkout;
+use crate::programs::PROGRAMS;
 
 /// Files of the checkout and where they go, relative to /usr.
 const FILES: [(&str, &str); 9] = [

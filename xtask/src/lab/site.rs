@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::walk::Walk;
 use super::{BOOTING, HOSTS, Lab, Machine, POWERING_OFF, access, image, machine};
+use crate::programs::PROGRAMS;
 use crate::{checkout, deploy};
 
 /// The walk-through's inventory.
@@ -180,7 +181,7 @@ fn upgrade(lab: &Lab) -> Result<()> {
     let (dist, other) = (checkout::root()?.join("dist"), lab.directory.join("other-version"));
     fs::create_dir_all(&other).context("make a directory for programs")?;
     let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-    for name in ["pgherd-agent", "pgherd-pooler", "pgherdctl"] {
+    for (_, name) in PROGRAMS {
         let mut program = fs::read(dist.join(name)).with_context(|| format!("read dist/{name}"))?;
         program.extend_from_slice(stamp.to_string().as_bytes());
         fs::write(other.join(name), program).with_context(|| format!("write {name}"))?;

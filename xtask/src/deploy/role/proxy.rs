@@ -29,21 +29,20 @@ listen stats
     stats uri /
 ";
 
-/// A door: its name, its port, what it asks of a server, and whether a server that fails loses its sessions.
+/// What a door to one role asks: the agents, which say whether their server has it.
+const ASKED: &str = "    http-check expect status 200
+    default-server inter 3s fall 3 rise 2 on-marked-down shutdown-sessions
+";
 const LEADER: &str = "
 listen postgres
     bind *:5000
     option httpchk OPTIONS /primary
-    http-check expect status 200
-    default-server inter 3s fall 3 rise 2 on-marked-down shutdown-sessions
 ";
 const REPLICAS: &str = "
 listen replicas
     bind *:5001
     balance leastconn
     option httpchk OPTIONS /replica
-    http-check expect status 200
-    default-server inter 3s fall 3 rise 2 on-marked-down shutdown-sessions
 ";
 /// A pooler is asked for PostgreSQL's answer to a request for TLS: one byte.
 const POOLERS: &str = "
@@ -75,8 +74,9 @@ pub(super) fn desired(site: &Site) -> Desired {
 
 fn text(site: &Site) -> String {
     let mut text = format!("{HEADER}{HEAD}");
-    let mut door = |listen: &str, check: &str| {
+    let mut door = |listen: &str, health: &str, check: &str| {
         text.push_str(listen);
+        text.push_str(health);
         for host in site.inventory.with(Role::Pooler) {
             // Writing to a String doesn't fail.
             let _ = writeln!(text, "    server {host} {}:6543 maxconn 1000 check{check}", bracketed(host.address));
@@ -86,10 +86,10 @@ fn text(site: &Site) -> String {
     let asked = format!(" port 8008{}", if site.certificates.is_some() { &tls } else { "" });
     match site.inventory.proxy.form {
         Form::Leader => {
-            door(LEADER, &asked);
-            door(REPLICAS, &asked);
+            door(LEADER, ASKED, &asked);
+            door(REPLICAS, ASKED, &asked);
         }
-        Form::Poolers => door(POOLERS, ""),
+        Form::Poolers => door(POOLERS, "", ""),
     }
     text
 }
