@@ -4,22 +4,26 @@
 mod apply;
 mod facts;
 mod inventory;
+mod lock;
 mod pki;
 mod plan;
 mod remote;
 mod role;
 mod roll;
 mod secret;
+mod service;
 mod state;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
 use self::apply::At;
 use self::inventory::{Host, Inventory, Presence, Role};
+use self::lock::{Lock, Taken};
 use self::plan::Plan;
 use self::remote::Ssh;
 use self::role::Site;
@@ -85,6 +89,8 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn go(&self) -> Result<()> {
+        // Nothing is changed by a check, which therefore keeps nobody out.
+        let _locks = if self.args.check { Vec::new() } else { self.lock()? };
         self.examine();
         if !self.args.check {
             self.install();
@@ -121,6 +127,38 @@ impl<'a> Run<'a> {
             (at, roles.map(of).fold(Desired::default(), Desired::and))
         });
         hosts.collect()
+    }
+
+    /// Keeps other runs off every host, whether it's to be changed or not: two that each change one host would do together
+    /// what neither does alone.
+    fn lock(&self) -> Result<Vec<Lock>> {
+        let hosts: Vec<At<'_>> = self.site.inventory.hosts.iter().map(|host| At { ssh: self.ssh, host }).collect();
+        let (locks, others) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        let failed = roll::together(
+            &hosts,
+            |at| at.host.name.clone(),
+            |at| {
+                match lock::take(at)? {
+                    Taken::Ours(lock) => locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock),
+                    Taken::Theirs(by) => {
+                        let by = format!("{}: locked {by}", at.host);
+                        others.lock().unwrap_or_else(PoisonError::into_inner).push(by);
+                    }
+                }
+                Ok(())
+            },
+        );
+        let others = others.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if !others.is_empty() {
+            bail!(
+                "another deployment is at work, and nothing was changed; wait until it has ended\n{}",
+                others.join("\n")
+            );
+        }
+        // A host that nothing is done to may be out of reach.
+        let chosen = |name: &String| hosts.iter().any(|at| at.host.name == *name && self.is_chosen(at.host));
+        self.fail(failed.into_iter().filter(|(name, _)| chosen(name)).collect());
+        Ok(locks.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Looks at every host before the first one is changed.
@@ -166,8 +204,8 @@ impl<'a> Run<'a> {
         let verifiers = verifiers.unwrap_or_default();
         let mut turns = Vec::new();
         for at in self.chosen(role) {
-            match self.prepare(at, role, &verifiers) {
-                Ok(found) => turns.extend(found),
+            match self.turn(at, role, &verifiers) {
+                Ok(turn) => turns.extend(turn),
                 Err(error) => self.fail([(at.host.name.clone(), error)].into()),
             }
         }
@@ -177,14 +215,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Brings a host's files into order for one role, and returns which services have to be touched.
-    fn prepare(&self, at: At<'a>, role: Role, verifiers: &BTreeMap<String, String>) -> Result<Vec<Turn<'a>>> {
+    /// What a host lacks for one role, if anything, and shows it where wanted.
+    fn turn(&self, at: At<'a>, role: Role, verifiers: &BTreeMap<String, String>) -> Result<Option<Turn<'a>>> {
         let desired = self.site.desired(at.host, role, verifiers);
         let plan = Plan::new(&desired, &at.facts(&desired)?);
-        for line in plan.lines() {
-            let is_new = self.note(&at, &line);
+        let lines = plan.lines();
+        for line in &lines {
+            let is_new = self.note(&at, line);
             if self.args.check && is_new {
-                at.say(&line);
+                at.say(line);
             }
         }
         if self.args.diff {
@@ -192,11 +231,8 @@ impl<'a> Run<'a> {
                 say!("{}", at.diff(file, *exists)?.trim_end());
             }
         }
-        if self.args.check {
-            return Ok(Vec::new());
-        }
-        at.apply(&plan)?;
-        Ok(plan.units.into_iter().map(|(unit, act, stamp)| Turn { at, unit, act, stamp }).collect())
+        let files = desired.files.into_iter().map(|file| file.path).collect();
+        Ok((!lines.is_empty() && !self.args.check).then_some(Turn { at, plan, files }))
     }
 
     /// Hosts that leave go last, when nobody is sent there any more.
@@ -204,6 +240,9 @@ impl<'a> Run<'a> {
         let etcd = self.reachable(Role::Etcd);
         let leaving = self.site.inventory.hosts.iter().filter(|h| h.state == Presence::Absent);
         for host in leaving.filter(|h| self.is_chosen(h)) {
+            if self.failures.borrow().contains_key(&host.name) {
+                continue;
+            }
             let at = At { ssh: self.ssh, host };
             if self.args.check {
                 at.say("leaves the cluster, if it's still there");

@@ -1,5 +1,4 @@
-//! Carrying out a plan on a host: packages, directories, files, and single services. In which order services of several
-//! hosts are touched is in `roll`.
+//! Carrying out a plan on a host: packages, directories and files. Its services are in `service`.
 
 use std::time::Duration;
 
@@ -8,13 +7,12 @@ use similar::TextDiff;
 
 use super::facts::{self, STAMPS};
 use super::inventory::Host;
-use super::plan::{Act, Plan};
+use super::plan::Plan;
 use super::remote::{Ssh, quoted};
-use super::role::{AGENT, POOLER};
-use super::state::{Desired, Directory, Facts, File, Kind, Stamp, Unit};
+use super::state::{Desired, Directory, Facts, File, Kind};
 
-/// How long a service may take to run its new program.
-const BACK: Duration = Duration::from_secs(60);
+/// How long packages may take.
+const PACKAGES: Duration = Duration::from_secs(1800);
 
 /// A host and the way to it.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +41,9 @@ impl At<'_> {
     pub(crate) fn apply(&self, plan: &Plan) -> Result<()> {
         if !plan.packages.is_empty() {
             self.say(&format!("install {}", plan.packages.join(", ")));
-            self.run(&install(&plan.packages)).with_context(|| format!("install {}", plan.packages.join(", ")))?;
+            self.ssh
+                .run_for(self.host, &install(&plan.packages), b"", PACKAGES)
+                .with_context(|| format!("install {}", plan.packages.join(", ")))?;
         }
         for directory in &plan.directories {
             self.say(&format!("directory {}", directory.path.display()));
@@ -75,26 +75,6 @@ impl At<'_> {
             .unified_diff()
             .header(&path.to_string(), &path.to_string())
             .to_string())
-    }
-
-    /// Starts, restarts or reloads a service, and notes what it runs with.
-    pub(crate) fn act(&self, unit: &Unit, act: Act, stamp: &Stamp) -> Result<()> {
-        self.say(&format!("{} {}", act.verb(), unit.name));
-        self.run(&service(unit, act, stamp)).with_context(|| format!("{} {}", act.verb(), unit.name))?;
-        if act == Act::Restart {
-            // The file of a program that was replaced is gone.
-            let renewed = format!(
-                "[ \"$(systemctl show -p SubState --value {0})\" = running ] &&\n\
-                 ! readlink /proc/$(systemctl show -p MainPID --value {0})/exe | grep -q deleted",
-                unit.name
-            );
-            if let Err(error) = self.ssh.wait(self.host, &renewed, BACK) {
-                // Where the host can't even tell that, the error itself says why.
-                let said = self.run(&journal(&unit.name)).unwrap_or_default();
-                return Err(error.context(format!("wait for {} to run its new program\n{said}", unit.name)));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -145,35 +125,4 @@ fn write(file: &File) -> String {
         file.owner,
         file.mode,
     )
-}
-
-fn service(unit: &Unit, act: Act, stamp: &Stamp) -> String {
-    let name = &unit.name;
-    let verb = match act {
-        Act::Start => format!("systemctl start {name}"),
-        // As after a crash: PostgreSQL and the guard live on, and the new agent adopts them.
-        Act::Restart if name == AGENT => format!("systemctl kill --kill-who=main -s KILL {name}"),
-        // It goes over to the program that has been replaced, and keeps its clients.
-        Act::Restart if name == POOLER => format!("systemctl reload {name}"),
-        Act::Restart => format!("systemctl restart {name}"),
-        Act::Reload => format!("systemctl reload {name}"),
-        Act::Enable => "true".to_owned(),
-    };
-    format!(
-        "set -e\n\
-         systemctl daemon-reload\n\
-         systemctl enable -q {name}\n\
-         {verb} || {{ {} >&2; exit 1; }}\n\
-         mkdir -p {STAMPS}\n\
-         echo '{} {}' > {STAMPS}/{name}.new\n\
-         mv {STAMPS}/{name}.new {STAMPS}/{name}\n",
-        journal(name),
-        stamp.restart,
-        stamp.reload
-    )
-}
-
-/// What a service said last.
-pub(crate) fn journal(unit: &str) -> String {
-    format!("journalctl -u {unit} -n 12 --no-pager -o cat")
 }

@@ -20,8 +20,9 @@ path() {
     fi
 }
 unit() {
-    printf 'unit\t%s\t%s\t%s\t%s\n' "$1" "$(systemctl is-enabled "$1" 2>/dev/null)" \
-        "$(systemctl is-active "$1" 2>/dev/null)" "$(cat "$STAMPS/$1" 2>/dev/null)"
+    printf 'unit\t%s\t%s\t%s\t%s\t%s\n' "$1" "$(systemctl is-enabled "$1" 2>/dev/null)" \
+        "$(systemctl is-active "$1" 2>/dev/null)" "$(systemctl show -p SubState --value "$1" 2>/dev/null)" \
+        "$(cat "$STAMPS/$1" 2>/dev/null)"
 }
 free() {
     there=$1; while [ ! -e "$there" ]; do there=$(dirname "$there"); done
@@ -84,11 +85,16 @@ fn note(facts: &mut Facts, fields: &[&str]) -> Result<()> {
                 Found { is_directory: *kind == "d", owner: (*owner).to_owned(), mode, sha256: (*sha256).to_owned() };
             facts.paths.insert(path.into(), found);
         }
-        ["unit", name, enabled, active, stamp] => {
-            let stamp = stamp.split_once(' ');
-            let stamp = stamp.map(|(a, b)| Stamp { restart: a.to_owned(), reload: b.trim().to_owned() });
-            let active = matches!(*active, "active" | "reloading" | "activating");
-            facts.units.insert((*name).to_owned(), Service { enabled: *enabled == "enabled", active, stamp });
+        ["unit", name, enabled, active, sub, stamp] => {
+            let words: Vec<&str> = stamp.split_whitespace().collect();
+            let stamp = match words[..] {
+                [restart, reload, ..] => Some(Stamp { restart: restart.to_owned(), reload: reload.to_owned() }),
+                _ => None,
+            };
+            // One that ends as soon as it's started is between two attempts most of the time.
+            let active = matches!(*active, "active" | "reloading" | "activating") && !sub.starts_with("auto-restart");
+            let service = Service { enabled: *enabled == "enabled", active, stamp, proven: words.len() == 2 };
+            facts.units.insert((*name).to_owned(), service);
         }
         ["free", path, kib] => {
             facts.free.insert(path.into(), kib.parse().context("read the free room")?);
@@ -121,7 +127,8 @@ mod tests {
             "system\tdebian\npackage\tetcd-server\tinstalled\npackage\thaproxy\tconfig-files\n\
              port\t5432\tusers:((\"postgres\",pid=7,fd=6))\nport\t22\t\n\
              path\t/etc/x\tf\troot:root\t640\tabc\npath\t/var/x\td\tetcd:etcd\t700\t-\n\
-             unit\tetcd.service\tenabled\tactive\ta b\nunit\thaproxy.service\t\tinactive\t\n\
+             unit\tetcd.service\tenabled\tactive\trunning\ta b\nunit\thaproxy.service\t\tinactive\tdead\t\n\
+             unit\tx.service\tenabled\tactivating\tauto-restart\ta b unproven\n\
              free\t/\t1000\nagent\t/var/lib/x\ndata\t/var/lib/x\t15\n",
         )
         .unwrap();
@@ -132,6 +139,8 @@ mod tests {
             (0o640, true)
         );
         assert_eq!(facts.units["etcd.service"].stamp, Some(Stamp { restart: "a".into(), reload: "b".into() }));
+        assert!(facts.units["etcd.service"].proven && facts.units["etcd.service"].active);
+        assert!(!facts.units["x.service"].proven && !facts.units["x.service"].active);
         assert_eq!(facts.units["haproxy.service"], Service::default());
         assert_eq!(facts.data[Path::new("/var/lib/x")], "15");
         assert_eq!(facts.agents.as_deref(), Some(Path::new("/var/lib/x")));

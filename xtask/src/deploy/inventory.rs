@@ -94,6 +94,30 @@ impl Default for Pooler {
     }
 }
 
+impl Pooler {
+    /// A line of pgbouncer.ini must stay one, and nobody's but root's and the pooler's if it held a password.
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (section, lines) in [("databases", &self.databases), ("settings", &self.settings)] {
+            for (name, value) in lines {
+                let is_name = !name.is_empty() && name.trim() == name && !name.contains(['=', '[', ']', ';', '#', '%']);
+                if !is_name || has_control(name) || has_control(value) {
+                    faults.push(format!(
+                        "pooler.{section}: {name:?}: a name has none of = [ ] ; # %, and neither it nor its value a line break"
+                    ));
+                }
+                if value.to_ascii_lowercase().replace(char::is_whitespace, "").contains("password=") {
+                    faults.push(format!(
+                        "pooler.{section}.{name}: passwords aren't written here: leave it out, and name the user in pooler.users"
+                    ));
+                }
+            }
+        }
+        faults.extend(self.users.iter().filter(|u| has_control(u)).map(|u| format!("pooler.users: {u:?} is no name")));
+        faults
+    }
+}
+
 /// HAProxy's settings.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -184,21 +208,22 @@ impl Inventory {
 
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        let is_word =
-            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !is_word(&self.cluster) {
-            faults.push(format!("cluster: {:?} is no name: letters, digits, '-', '_' and '.'", self.cluster));
+            faults.push(format!("cluster: {:?} is no name: {WORD}", self.cluster));
         }
         if !(12..=99).contains(&self.postgresql.version) {
             faults.push(format!("postgresql.version: {} is no major version, 12 or newer", self.postgresql.version));
         }
-        if self.postgresql.data_dir.as_ref().is_some_and(|d| !d.is_absolute() || d.parent() == Some(Path::new("/"))) {
-            faults.push("postgresql.data_dir: give an absolute path below a directory of its own".to_owned());
+        if self.postgresql.data_dir.as_ref().is_some_and(|d| !is_own_directory(d)) {
+            faults.push(
+                "postgresql.data_dir: give an absolute path below a directory of its own, of letters, digits, and any of -_.+@"
+                    .to_owned(),
+            );
         }
         let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
         for host in &self.hosts {
             if !is_word(&host.name) {
-                faults.push(format!("hosts: {:?} is no name", host.name));
+                faults.push(format!("hosts: {:?} is no name: {WORD}", host.name));
             }
             if !names.insert(&host.name) {
                 faults.push(format!("hosts: there are two of the name {host}"));
@@ -210,13 +235,23 @@ impl Inventory {
                 faults.push(format!("hosts: {host} has no role: etcd, postgres, pooler or proxy"));
             }
         }
-        if self.with(Role::Etcd).count() == 0 {
-            faults.push("hosts: none has the role etcd".to_owned());
+        for role in [Role::Etcd, Role::Postgres] {
+            if self.with(role).count() == 0 {
+                faults.push(self.nobody_with(role));
+            }
         }
-        if self.with(Role::Postgres).count() == 0 {
-            faults.push("hosts: none has the role postgres".to_owned());
-        }
+        faults.extend(self.pooler.faults());
         faults
+    }
+
+    fn nobody_with(&self, role: Role) -> String {
+        let name = if role == Role::Etcd { "etcd" } else { "postgres" };
+        if self.hosts.iter().any(|h| h.roles.contains(&role)) {
+            return format!(
+                "hosts: all with the role {name} are absent, and a cluster isn't dismissed this way: stop its services by hand"
+            );
+        }
+        format!("hosts: none has the role {name}")
     }
 
     /// What is allowed and should not stay so.
@@ -249,6 +284,26 @@ impl Host {
     pub(crate) fn has(&self, role: Role) -> bool {
         self.state == Presence::Present && self.roles.contains(&role)
     }
+}
+
+/// What names are made of: they become parts of paths, URLs and command lines.
+const WORD: &str = "letters, digits, '-', '_' and '.', a letter or a digit first";
+
+fn is_word(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+fn is_own_directory(path: &Path) -> bool {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_./+@".contains(b);
+    path.is_absolute()
+        && path.parent().is_some_and(|parent| parent != Path::new("/"))
+        && path.components().all(|part| part != std::path::Component::ParentDir)
+        && path.as_os_str().as_encoded_bytes().iter().all(plain)
+}
+
+fn has_control(text: &str) -> bool {
+    text.contains(char::is_control)
 }
 
 /// An address as URLs have it.
@@ -284,6 +339,36 @@ mod tests {
         for fault in ["\"o/s\" is no name", "two of the name pg1", "192.168.11.101 is the address of two"] {
             assert!(faults.contains(fault), "{fault:?} is missing in {faults}");
         }
+    }
+
+    #[test]
+    fn what_would_become_another_line_or_path_is_refused() {
+        let refused = |from: &str, to: &str| {
+            let text = SEED.replacen(from, to, 1);
+            assert_ne!(text, SEED, "{from} isn't in the inventory");
+            Inventory::parse(&text).map(drop).map_err(|e| e.to_string())
+        };
+        for (from, to, fault) in [
+            ("cluster = \"otus\"", "cluster = \"..\"", "cluster:"),
+            ("name = \"pg1\"", "name = \"-oProxyCommand=x\"", "hosts:"),
+            ("# data_dir = \"/var", "data_dir = \"/var/../var", "data_dir"),
+            ("# data_dir = \"/var", "data_dir = \"/var\\n", "data_dir"),
+            ("rw = \"dbname=otus", "rw = \"dbname=otus\\nadmin_users=x", "pooler.databases"),
+            ("rw = \"dbname", "\"[pgbouncer]\" = \"dbname", "pooler.databases"),
+            ("rw = \"dbname", "\"a=b\" = \"dbname", "pooler.databases"),
+            ("rw = \"dbname", "rw = \"password = secret dbname", "passwords aren't written here"),
+            ("users = [\"postgres\"]", "users = [\"post\\ngres\"]", "pooler.users"),
+        ] {
+            let told = refused(from, to).unwrap_err();
+            assert!(told.contains(fault) && !told.contains("secret"), "{to}: {told}");
+        }
+        assert_eq!(refused("# data_dir", "data_dir"), Ok(()));
+    }
+
+    #[test]
+    fn a_cluster_is_not_dismissed_by_making_all_hosts_absent() {
+        let text = SEED.replace("\nroles", "\nstate = \"absent\"\nroles");
+        assert!(Inventory::parse(&text).unwrap_err().to_string().contains("isn't dismissed this way"));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(crate) enum Act {
     Restart,
     /// It runs with older settings.
     Reload,
+    /// An earlier run has started it, and wasn't there to see it come up.
+    Await,
     /// It runs, and wouldn't after a reboot.
     Enable,
 }
@@ -79,6 +81,7 @@ impl Act {
             Act::Start => "start",
             Act::Restart => "restart",
             Act::Reload => "reload",
+            Act::Await => "wait for",
             Act::Enable => "enable",
         }
     }
@@ -93,6 +96,8 @@ fn act(unit: &Unit, stamp: &Stamp, facts: &Facts) -> Option<Act> {
         Some(Act::Restart)
     } else if ran_with.reload != stamp.reload {
         Some(Act::Reload)
+    } else if !service.proven {
+        Some(Act::Await)
     } else {
         (!service.enabled).then_some(Act::Enable)
     }
@@ -194,7 +199,7 @@ mod tests {
                 (AGENT_YML.into(), found(false, 0o644, desired.files[0].sha256())),
             ]
             .into(),
-            units: [("x.service".to_owned(), Service { enabled: true, active: true, stamp })].into(),
+            units: [("x.service".to_owned(), Service { enabled: true, active: true, stamp, proven: true })].into(),
             free: [("/".into(), 10 * ROOM)].into(),
             ports: [(5432, "postgres".to_owned())].into(),
             data: [("/data".into(), "15".to_owned())].into(),
@@ -224,6 +229,9 @@ mod tests {
         let mut facts = done(&desired);
         facts.units.get_mut("x.service").unwrap().stamp.as_mut().unwrap().reload = "older".to_owned();
         assert_eq!(Plan::new(&desired, &facts).lines(), ["reload x.service"]);
+        facts = done(&desired);
+        facts.units.get_mut("x.service").unwrap().proven = false;
+        assert_eq!(Plan::new(&desired, &facts).lines(), ["wait for x.service"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -14,6 +14,10 @@ use super::inventory::{Host, Inventory};
 const CONNECT_TIMEOUT: u64 = 10;
 /// What ends the lines that sudo may or may not have read from standard input.
 const MARK: &str = "--- pgherd deploy ---";
+/// How long a command on a host may take unless another limit is given.
+const LIMIT: Duration = Duration::from_secs(300);
+/// The exit code of timeout(1) when it has ended a command.
+const TIMED_OUT: i32 = 124;
 /// ssh's exit code when ssh itself failed.
 const SSH_FAILED: i32 = 255;
 
@@ -60,28 +64,40 @@ impl Ssh {
 
     /// Runs a script as root on a host, with `input` on its standard input, and returns what it printed.
     pub(crate) fn run(&self, host: &Host, script: &str, input: &[u8]) -> Result<String> {
-        let script = format!("while IFS= read -r line; do [ \"$line\" = '{MARK}' ] && break; done\n{script}");
-        let script = quoted(&script);
-        // With -k a password is asked for each time that one is needed at all: nothing depends on what sudo remembers.
-        let sudo = if self.password.is_some() { "sudo -k -S -p ''" } else { "sudo -n" };
-        let line = format!("if [ \"$(id -u)\" = 0 ]; then exec sh -c {script}; else exec {sudo} -- sh -c {script}; fi");
-        let mut ssh = self.command(host);
-        ssh.arg(line).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = ssh.spawn().context("run ssh: is it installed?")?;
+        self.run_for(host, script, input, LIMIT)
+    }
+
+    /// The same with another limit to the time that it takes.
+    pub(crate) fn run_for(&self, host: &Host, script: &str, input: &[u8], limit: Duration) -> Result<String> {
+        let mut child = self.spawn(host, script, Some(limit))?;
         let mut stdin = child.stdin.take().context("write to ssh")?;
-        let mut fed = Vec::new();
-        if let Some(password) = &self.password {
-            fed.extend_from_slice(format!("{password}\n").as_bytes());
-        }
-        fed.extend_from_slice(format!("{MARK}\n").as_bytes());
-        fed.extend_from_slice(input);
+        let fed = [self.preface().as_bytes(), input].concat();
         // A command that failed doesn't read on; what it says counts then.
         let writer = std::thread::spawn(move || stdin.write_all(&fed));
         let output = child.wait_with_output().context("wait for ssh")?;
         let written = writer.join().map_err(|_| anyhow!("write to ssh"))?;
-        let text = understood(&output)?;
+        let text = understood(&output, limit)?;
         written.context("write to ssh")?;
         Ok(text)
+    }
+
+    /// Starts a script as root on a host. Its standard input is to begin with [`Ssh::preface`].
+    pub(crate) fn spawn(&self, host: &Host, script: &str, limit: Option<Duration>) -> Result<Child> {
+        let script = format!("while IFS= read -r line; do [ \"$line\" = '{MARK}' ] && break; done\n{script}");
+        let limit = limit.map(|l| format!("timeout -k 10 {} ", l.as_secs())).unwrap_or_default();
+        let shell = format!("{limit}sh -c {}", quoted(&script));
+        // With -k a password is asked for each time that one is needed at all: nothing depends on what sudo remembers.
+        let sudo = if self.password.is_some() { "sudo -k -S -p ''" } else { "sudo -n" };
+        let line = format!("if [ \"$(id -u)\" = 0 ]; then exec {shell}; else exec {sudo} -- {shell}; fi");
+        let mut ssh = self.command(host);
+        ssh.arg(line).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        ssh.spawn().context("run ssh: is it installed?")
+    }
+
+    /// What a script gets to read first: sudo's password, if sudo asks, and what ends it.
+    pub(crate) fn preface(&self) -> String {
+        let password = self.password.as_ref().map(|p| format!("{p}\n")).unwrap_or_default();
+        format!("{password}{MARK}\n")
     }
 
     /// The same until it succeeds, for as long as `patience`.
@@ -113,12 +129,15 @@ impl Drop for Ssh {
 }
 
 /// What a finished command means.
-fn understood(output: &Output) -> Result<String> {
+pub(crate) fn understood(output: &Output, limit: Duration) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().map(str::trim).rfind(|l| !l.is_empty()).unwrap_or("it said nothing").to_owned();
+    let last = said.lines().map(str::trim).rfind(|l| !l.is_empty()).unwrap_or("the connection broke").to_owned();
+    if output.status.code() == Some(TIMED_OUT) {
+        bail!("not done after {} s: does a disk or a mount of the host hang?", limit.as_secs());
+    }
     if output.status.code() == Some(SSH_FAILED) {
         bail!("the host can't be reached: {last}");
     }
@@ -154,7 +173,7 @@ mod tests {
 
     fn told(code: i32, said: &str) -> String {
         let output = Output { status: ExitStatus::from_raw(code << 8), stdout: Vec::new(), stderr: said.into() };
-        understood(&output).unwrap_err().to_string()
+        understood(&output, LIMIT).unwrap_err().to_string()
     }
 
     #[test]
@@ -171,6 +190,7 @@ mod tests {
         assert!(told(1, "sudo: 3 incorrect password attempts\n").contains("refuses the password"));
         assert!(told(1, "sudo: a password is required\n").contains("name it by ssh.sudo_password"));
         assert!(told(1, "").contains("exit status: 1 and said nothing"));
+        assert!(told(255, "").contains("the connection broke") && told(124, "").contains("not done after 300 s"));
         assert_eq!(told(1, "cat: write error: No space left on device\n"), "cat: write error: No space left on device");
     }
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::facts::STAMPS;
 use super::inventory::{Host, Inventory, Role, bracketed};
 use super::pki::{Certificates, Pair};
-use super::state::{Desired, Directory, File, Kind};
+use super::state::{Desired, Directory, File};
 use crate::checkout;
 use crate::programs::PROGRAMS;
 
@@ -135,8 +135,7 @@ impl Site {
 
     fn program(&self, name: &str) -> File {
         let content = self.programs.get(name).cloned().unwrap_or_default();
-        let path = PathBuf::from("/usr/bin").join(name);
-        File { path, content, owner: "root:root".to_owned(), mode: 0o755, kind: Kind::Program, check: None }
+        File::program(PathBuf::from("/usr/bin").join(name), content)
     }
 }
 
@@ -163,6 +162,7 @@ fn yaml(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::Kind;
     use super::*;
 
     pub(super) fn site() -> Site {

@@ -113,6 +113,8 @@ pub(crate) struct Service {
     pub(crate) active: bool,
     /// What it was started with by an earlier run.
     pub(crate) stamp: Option<Stamp>,
+    /// Whether that run has seen it work.
+    pub(crate) proven: bool,
 }
 
 impl File {
@@ -120,6 +122,14 @@ impl File {
     pub(crate) fn text(path: &str, content: String) -> File {
         let owner = "root:root".to_owned();
         File { path: path.into(), content: content.into(), owner, mode: 0o644, kind: Kind::Text, check: None }
+    }
+
+    /// A program, which must run on the host before it takes an earlier one's place.
+    pub(crate) fn program(path: PathBuf, content: Vec<u8>) -> File {
+        let check =
+            "timeout 10 {} --version >/dev/null || { echo 'the new program does not run on this host' >&2; exit 1; }";
+        let (kind, check) = (Kind::Program, Some(check.to_owned()));
+        File { path, content, owner: "root:root".to_owned(), mode: 0o755, kind, check }
     }
 
     /// A file with passwords, which is one user's alone.

@@ -94,6 +94,8 @@ pub(super) fn test(lab: &Lab, args: &Test) -> Result<()> {
     let load = Load::start(lab, &walk)?;
     upgrade(lab).context("upgrade pgherd under load")?;
     load.unharmed("a rolling upgrade")?;
+    refuse_broken(lab).context("deploy programs that don't work under load")?;
+    load.unharmed("the attempt to deploy programs that don't work")?;
     replace(lab).context("replace a host under load")?;
     load.unharmed("the replacement of a host")?;
     load.stop()?;
@@ -187,6 +189,30 @@ fn upgrade(lab: &Lab) -> Result<()> {
         fs::write(other.join(name), program).with_context(|| format!("write {name}"))?;
     }
     deploy_from(lab, other)
+}
+
+/// Programs that start and do nothing else come to one host, which goes back to those that it had.
+fn refuse_broken(lab: &Lab) -> Result<()> {
+    let (good, broken) = (lab.directory.join("other-version"), lab.directory.join("broken-version"));
+    fs::create_dir_all(&broken).context("make a directory for programs")?;
+    for (_, name) in PROGRAMS {
+        if name == "pgherdctl" {
+            fs::copy(good.join(name), broken.join(name)).context("copy a program")?;
+        } else {
+            let text =
+                "#!/bin/sh\ncase \" $* \" in *' --version '* | *' --validate-config '*) exit 0 ;; esac\nexit 1\n";
+            fs::write(broken.join(name), text).context("write a program")?;
+        }
+    }
+    let programs = || {
+        let command = "systemctl is-active pgherd-agent pgherd-pooler && sha256sum /usr/bin/pgherd-*";
+        HOSTS.iter().take(3).map(|host| run(lab, host.name, command, "")).collect::<Result<Vec<_>>>()
+    };
+    let before = programs()?;
+    let refused = deploy_from(lab, broken).err().context("they were accepted")?;
+    say!("as it should be: {refused:#}");
+    ensure!(programs()? == before, "there are other programs than before:\n{}", programs()?.concat());
+    Ok(())
 }
 
 fn deploy_from(lab: &Lab, programs: PathBuf) -> Result<()> {

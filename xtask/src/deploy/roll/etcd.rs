@@ -1,0 +1,120 @@
+//! Members of etcd: joining a cluster that runs, restarting without loss of the quorum, leaving.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Failures, Turn, one_by_one, together, untouched};
+use crate::deploy::apply::At;
+use crate::deploy::inventory::Role;
+use crate::deploy::remote::quoted;
+use crate::deploy::role::{self, Site};
+
+/// How long etcd may take to answer.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Takes all turns.
+pub(super) fn roll(site: &Site, turns: Vec<Turn<'_>>, all: &[At<'_>]) -> Failures {
+    let (starts, others): (Vec<_>, Vec<_>) = turns.into_iter().partition(Turn::begins);
+    let runs = |at: &&At<'_>| !starts.iter().any(|s| s.at.host.name == at.host.name);
+    let mut failures = match all.iter().find(runs) {
+        // A quorum answers only when several have started.
+        None => together(&starts, Turn::name, |turn| turn.take(|at| healthy(site, at))),
+        Some(member) => joins(site, starts, member),
+    };
+    if failures.is_empty() {
+        failures = one_by_one(others, |turn| may(site, turn, all), |at| healthy(site, at));
+    }
+    failures
+}
+
+/// One after the other: a member that is known and doesn't run is one less that may fail.
+fn joins(site: &Site, starts: Vec<Turn<'_>>, member: &At<'_>) -> Failures {
+    let mut failures = Failures::new();
+    let mut starts = starts.into_iter();
+    for turn in starts.by_ref() {
+        // All that can fail comes before the others count on this member.
+        let written = turn.at.apply(&turn.plan);
+        let joined = written.and_then(|()| join(site, &turn.at, member));
+        if let Err(error) = joined.and_then(|()| turn.serve(&|at: &At<'_>| healthy(site, at))) {
+            failures.insert(turn.name(), error);
+            break;
+        }
+    }
+    untouched(starts);
+    failures
+}
+
+/// Whether etcd lives on without this member for a moment.
+fn may(site: &Site, turn: &Turn<'_>, all: &[At<'_>]) -> Result<()> {
+    let members = site.inventory.with(Role::Etcd).count();
+    let quorum = members / 2 + 1;
+    // Two have no member to spare, whatever one does.
+    if members < 3 || !turn.interrupts() {
+        return Ok(());
+    }
+    let others = all.iter().filter(|at| at.host.name != turn.at.host.name);
+    let healthy = others.filter(|at| healthy(site, at).is_ok()).count();
+    ensure!(
+        healthy >= quorum,
+        "restart etcd: only {healthy} of the {} other members answer, and without this one etcd would stop: bring them into order first",
+        members - 1
+    );
+    Ok(())
+}
+
+fn healthy(site: &Site, at: &At<'_>) -> Result<()> {
+    let script = format!("{}etcdctl --command-timeout=5s endpoint health >/dev/null", site.etcdctl());
+    at.ssh.wait(at.host, &script, PATIENCE).map(drop).context("wait for etcd to answer")
+}
+
+/// Makes a member that has no data, or was taken out, known to the members that run. One that had the name before has lost
+/// its data.
+fn join(site: &Site, at: &At<'_>, member: &At<'_>) -> Result<()> {
+    let (name, url) = (quoted(&at.host.name), quoted(&site.peer_url(at.host)));
+    let data = quoted(&format!("{}/{}", role::ETCD_DATA, site.inventory.cluster));
+    // `member list` prints: id, status, name, peer URLs, client URLs, is learner.
+    let known = format!(
+        "{}etcdctl member list | awk -F ', ' -v name={name} -v url={url} '$3 == name || $4 == url {{ print $1 }}'\n",
+        site.etcdctl()
+    );
+    let known = member.run(&known).context("list the members of etcd")?;
+    let has_data = !at.run(&format!("[ ! -d {data}/member ] || echo yes"))?.is_empty();
+    if has_data && !known.trim().is_empty() {
+        return Ok(());
+    }
+    at.say(&format!("join the etcd of {}", member.host));
+    if has_data {
+        // etcd refuses to start with it.
+        at.run(&format!("mv {data} {data}.removed-$(date +%s)")).context("set the data of a removed member aside")?;
+    }
+    let removals: String = known.lines().map(|id| format!("etcdctl member remove {} >&2\n", quoted(id))).collect();
+    let script = format!("set -e\n{}{removals}etcdctl member add {name} --peer-urls={url}\n", site.etcdctl());
+    let said = member.run(&script).context("add a member to etcd")?;
+    let lines: Vec<&str> = said.lines().filter(|l| l.starts_with("ETCD_INITIAL_CLUSTER")).collect();
+    if lines.is_empty() {
+        bail!("etcdctl member add said nothing of the cluster: {said}");
+    }
+    let text = format!("{}\n", lines.join("\n"));
+    let write = format!("cat > {}", role::JOIN);
+    at.ssh.run(at.host, &write, text.as_bytes()).map(drop).context("tell etcd whom to join")
+}
+
+/// Has etcd let a host's member go. Returns whether it was one.
+pub(super) fn remove(site: &Site, at: &At<'_>, etcd: &[At<'_>]) -> Result<bool> {
+    let Some(member) = etcd.iter().find(|m| m.host.name != at.host.name) else { return Ok(false) };
+    let script = format!(
+        "set -e\n{}\
+         for id in $(etcdctl member list | awk -F ', ' -v name={} -v url={} '$3 == name || $4 == url {{ print $1 }}'); do\n\
+         etcdctl member remove \"$id\"; done\n",
+        site.etcdctl(),
+        quoted(&at.host.name),
+        quoted(&site.peer_url(at.host))
+    );
+    let said = member.run(&script).context("take the member out of etcd")?;
+    let removed = !said.trim().is_empty();
+    if removed {
+        at.say("removed from etcd");
+    }
+    Ok(removed)
+}
