@@ -202,15 +202,26 @@ impl<'a> Run<'a> {
             bail!("deploy poolers: no PostgreSQL answers, and their users' passwords are taken from there");
         }
         let verifiers = verifiers.unwrap_or_default();
-        let mut turns = Vec::new();
+        let (mut turns, mut changes) = (Vec::new(), Vec::new());
         for at in self.chosen(role) {
             match self.turn(at, role, &verifiers) {
-                Ok(turn) => turns.extend(turn),
+                Ok(Some(turn)) => {
+                    changes.push((at.host.name.clone(), turn.plan.lines()));
+                    turns.push(turn);
+                }
+                Ok(None) => {}
                 Err(error) => self.fail([(at.host.name.clone(), error)].into()),
             }
         }
         if !self.args.check {
-            self.fail(roll::role(self.site, role, turns, &self.reachable(role)));
+            let outcome = roll::role(self.site, role, turns, &self.reachable(role));
+            changes.retain(|(host, _)| !outcome.untouched.contains(host));
+            for (host, lines) in changes {
+                for line in &lines {
+                    self.note(&host, line);
+                }
+            }
+            self.fail(outcome.failures);
         }
         Ok(())
     }
@@ -220,11 +231,8 @@ impl<'a> Run<'a> {
         let desired = self.site.desired(at.host, role, verifiers);
         let plan = Plan::new(&desired, &at.facts(&desired)?);
         let lines = plan.lines();
-        for line in &lines {
-            let is_new = self.note(&at, line);
-            if self.args.check && is_new {
-                at.say(line);
-            }
+        if self.args.check {
+            lines.iter().filter(|line| self.note(&at.host.name, line)).for_each(|line| at.say(line));
         }
         if self.args.diff {
             for (file, exists) in &plan.files {
@@ -249,15 +257,15 @@ impl<'a> Run<'a> {
                 continue;
             }
             match roll::leave(self.site, &at, &etcd) {
-                Ok(done) => drop(done && self.note(&at, "leave the cluster")),
+                Ok(done) => drop(done && self.note(&host.name, "leave the cluster")),
                 Err(error) => self.fail([(host.name.clone(), error)].into()),
             }
         }
     }
 
     /// Notes a change, and says whether it's news: what all roles need is in the plan of each.
-    fn note(&self, at: &At<'_>, change: &str) -> bool {
-        self.changes.borrow_mut().entry(at.host.name.clone()).or_default().insert(change.to_owned())
+    fn note(&self, host: &str, change: &str) -> bool {
+        self.changes.borrow_mut().entry(host.to_owned()).or_default().insert(change.to_owned())
     }
 
     fn fail(&self, failed: Failures) {
@@ -271,7 +279,10 @@ impl<'a> Run<'a> {
         if !self.args.check
             && let Some(at) = self.reachable(Role::Postgres).first()
         {
-            say!("{}", at.run("pgherdctl -c /etc/pgherd/pgherdctl.yml list").context("show the cluster")?.trim_end());
+            match at.run("pgherdctl -c /etc/pgherd/pgherdctl.yml list").context("show the cluster") {
+                Ok(table) => say!("{}", table.trim_end()),
+                Err(error) => self.fail([(at.host.name.clone(), error)].into()),
+            }
         }
         let changes = self.changes.borrow();
         for host in self.site.inventory.hosts.iter().filter(|h| self.is_chosen(h)) {

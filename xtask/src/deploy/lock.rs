@@ -67,7 +67,8 @@ fn script(file: &str, whose: &str) -> String {
 
 /// Who runs this, for the other one to read.
 fn whose() -> String {
-    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".to_owned());
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let user = user.map_or_else(|| "somebody".to_owned(), |user| user.name);
     let host = nix::unistd::gethostname().unwrap_or_default();
     format!("{user}@{}, process {}", host.display(), std::process::id())
 }

@@ -134,7 +134,9 @@ pub(crate) fn objection(desired: &Desired, facts: &Facts, version: u32) -> Optio
             ));
         }
         let taken = unit.ports.iter().find_map(|port| facts.ports.get(port).map(|by| (port, by)));
-        if let Some((port, by)) = taken.filter(|_| !service.active) {
+        // PostgreSQL lives on when its agent is gone, and an old pooler until its last clients have left.
+        let ours = |by: &str| service.stamp.is_some() && ["postgres", "pgherd-pooler"].contains(&by);
+        if let Some((port, by)) = taken.filter(|(_, by)| !service.active && !ours(by)) {
             return Some(("ports", format!("port {port}, which {} needs, is taken by {by}", unit.name)));
         }
     }
@@ -246,6 +248,7 @@ mod tests {
         assert_eq!(refused(&|f| f.free = [("/".into(), 1000)].into()), Some("disk"));
         assert_eq!(refused(&|f| f.units.get_mut("x.service").unwrap().stamp = None), Some("services"));
         assert_eq!(refused(&|f| f.units.clear()), Some("ports"));
+        assert_eq!(refused(&|f| f.units.get_mut("x.service").unwrap().active = false), None);
         assert_eq!(refused(&|f| f.agents = None), Some("data directory"));
         let elsewhere = |f: &mut Facts| {
             f.agents = Some("/older".into());

@@ -21,6 +21,9 @@ const TIMED_OUT: i32 = 124;
 /// ssh's exit code when ssh itself failed.
 const SSH_FAILED: i32 = 255;
 
+/// What the names of directories with sockets begin with; a run's process id follows.
+const SOCKETS: &str = "pgherd-ssh-";
+
 /// How all hosts are reached.
 #[derive(Debug)]
 pub(crate) struct Ssh {
@@ -36,7 +39,9 @@ impl Ssh {
     pub(crate) fn new(inventory: &Inventory) -> Result<Ssh> {
         let ssh = &inventory.ssh;
         let password = ssh.sudo_password.as_ref().map(|p| p.resolve("ssh.sudo_password")).transpose()?;
-        let sockets = tempfile::Builder::new().prefix("pgherd-ssh-").tempdir().context("make a directory")?;
+        clear_up();
+        let prefix = format!("{SOCKETS}{}-", std::process::id());
+        let sockets = tempfile::Builder::new().prefix(&prefix).tempdir().context("make a directory")?;
         Ok(Ssh { user: ssh.user.clone(), config: ssh.config.clone(), password, sockets })
     }
 
@@ -124,6 +129,18 @@ impl Drop for Ssh {
             let mut ssh = Command::new("ssh");
             ssh.args(["-O", "exit", "-o", &control, "none"]).stdin(Stdio::null());
             let _ = ssh.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// Removes what runs have left behind that were killed.
+fn clear_up() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let of = name.to_str().and_then(|n| n.strip_prefix(SOCKETS)).and_then(|n| n.split_once('-'));
+        if of.is_some_and(|(run, _)| !std::path::Path::new("/proc").join(run).exists()) {
+            // Another user's stays.
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }

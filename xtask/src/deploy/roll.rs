@@ -5,7 +5,7 @@
 mod agents;
 mod etcd;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::plan::{Act, Plan};
 use super::remote::quoted;
 use super::role::{self, Site};
 use super::service::stamp_file;
+use super::state::Unit;
 
 /// How long a service may take to stop: the agent waits for PostgreSQL.
 const STOPPING: Duration = Duration::from_secs(400);
@@ -50,13 +51,24 @@ impl Turn<'_> {
         let Err(error) = self.try_to(&settled) else { return Ok(()) };
         let ran = self.plan.units.iter().find(|(_, act, _)| matches!(act, Act::Restart | Act::Reload));
         let Some((unit, act, _)) = ran else { return Err(error) };
-        match self.at.put_back(unit, *act, &self.files).and_then(|any| settled(&self.at).map(|()| any)) {
+        match self.go_back(unit, *act, &settled) {
             Ok(true) => Err(error.context("the new files don't work here; those from before are back, and work")),
             Ok(false) => Err(error),
             Err(second) => {
-                Err(error.context(format!("the new files don't work here, nor do those from before ({second:#})")))
+                let second = format!("{second:#}");
+                let second = second.lines().next().unwrap_or_default();
+                Err(error.context(format!("the new files don't work here, nor do those from before ({second})")))
             }
         }
+    }
+
+    fn go_back(&self, unit: &Unit, act: Act, settled: &impl Fn(&At<'_>) -> Result<()>) -> Result<bool> {
+        let any = self.at.put_back(unit, act, &self.files)?;
+        if any {
+            settled(&self.at)?;
+            self.at.prove_again(unit)?;
+        }
+        Ok(any)
     }
 
     fn try_to(&self, settled: &impl Fn(&At<'_>) -> Result<()>) -> Result<()> {
@@ -80,8 +92,25 @@ impl Turn<'_> {
 /// What went wrong, and on which host.
 pub(crate) type Failures = BTreeMap<String, anyhow::Error>;
 
+/// How a rolling went.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) failures: Failures,
+    /// Hosts that didn't have their turn.
+    pub(crate) untouched: BTreeSet<String>,
+}
+
+impl Outcome {
+    fn leave<'a>(&mut self, turns: impl IntoIterator<Item = Turn<'a>>) {
+        for turn in turns {
+            turn.at.say("isn't touched after that failure");
+            self.untouched.insert(turn.name());
+        }
+    }
+}
+
 /// Takes all turns of a role. `all` are the hosts that have it and can be reached.
-pub(crate) fn role(site: &Site, role: Role, turns: Vec<Turn<'_>>, all: &[At<'_>]) -> Failures {
+pub(crate) fn role(site: &Site, role: Role, turns: Vec<Turn<'_>>, all: &[At<'_>]) -> Outcome {
     match role {
         Role::Etcd => etcd::roll(site, turns, all),
         Role::Postgres => agents::roll(turns, all),
@@ -94,23 +123,17 @@ fn one_by_one(
     turns: Vec<Turn<'_>>,
     may: impl Fn(&Turn<'_>) -> Result<()>,
     settled: impl Fn(&At<'_>) -> Result<()>,
-) -> Failures {
-    let mut failures = Failures::new();
+) -> Outcome {
+    let mut outcome = Outcome::default();
     let mut turns = turns.into_iter();
     for turn in turns.by_ref() {
         if let Err(error) = may(&turn).and_then(|()| turn.take(&settled)) {
-            failures.insert(turn.name(), error);
+            outcome.failures.insert(turn.name(), error);
             break;
         }
     }
-    untouched(turns);
-    failures
-}
-
-fn untouched<'a>(turns: impl IntoIterator<Item = Turn<'a>>) {
-    for turn in turns {
-        turn.at.say("isn't touched after that failure");
-    }
+    outcome.leave(turns);
+    outcome
 }
 
 /// All at the same time.

@@ -17,6 +17,9 @@ use super::state::{Stamp, Unit};
 
 /// How long a service may take to be up.
 const UP: Duration = Duration::from_secs(45);
+/// The same for a program of pgherd's that takes an earlier one's place: less than the usual ttl, in which the leader's must
+/// be back one way or the other.
+const RENEWED: Duration = Duration::from_secs(15);
 
 /// How long systemd may take to start or to reload one, in seconds: etcd waits for its quorum.
 const STARTING: u64 = 120;
@@ -35,13 +38,15 @@ impl At<'_> {
         let what = format!("{} {}", act.verb(), unit.name);
         self.say(&what);
         self.run(&script(unit, act, stamp)).context(what)?;
-        self.up(unit)
+        self.up(unit, act)
     }
 
     /// Notes that what a service runs with is good, and keeps those files.
     pub(crate) fn prove(&self, units: &[(&Unit, &Stamp)], files: &[PathBuf]) -> Result<()> {
         let marks: String = units.iter().map(|(unit, stamp)| mark(&unit.name, stamp, "")).collect();
-        self.run(&format!("set -e\numask 077\n{marks}{}", keep(files))).map(drop).context("note what is deployed")
+        let stamps = units.iter().map(|(unit, _)| PathBuf::from(stamp_file(&unit.name)));
+        let files: Vec<PathBuf> = files.iter().cloned().chain(stamps).collect();
+        self.run(&format!("set -e\numask 077\n{marks}{}", keep(&files))).map(drop).context("note what is deployed")
     }
 
     /// Puts back the files that a service last worked with, and has it take them. Returns whether there was anything to
@@ -58,19 +63,26 @@ impl At<'_> {
             "systemctl daemon-reload\nif systemctl -q is-active {name}; then {take}; else systemctl start {name}; fi"
         ))
         .context("have the service take the earlier files")?;
-        self.up(unit)?;
+        self.up(unit, act)?;
         Ok(true)
     }
 
+    /// Notes that a service runs again with what it ran with before.
+    pub(crate) fn prove_again(&self, unit: &Unit) -> Result<()> {
+        let (stamp, kept) = places(Path::new(&stamp_file(&unit.name)));
+        self.run(&format!("[ ! -e {kept} ] || cp -p {kept} {stamp}")).map(drop).context("note what runs")
+    }
+
     /// Waits until a service is up and stays so.
-    fn up(&self, unit: &Unit) -> Result<()> {
+    fn up(&self, unit: &Unit, act: Act) -> Result<()> {
+        let patience = if act == Act::Restart && is_own(unit) { RENEWED } else { UP };
         let begun = Instant::now();
         loop {
             let state = self.run(&state(unit))?.trim().to_owned();
             if state == "up" {
                 return Ok(());
             }
-            if state == "failed" || begun.elapsed() > UP {
+            if state == "failed" || begun.elapsed() > patience {
                 let said = self.run(&journal(&unit.name)).unwrap_or_default();
                 bail!("wait for {}: {state} after {} s\n{said}", unit.name, begun.elapsed().as_secs());
             }

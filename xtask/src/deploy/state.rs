@@ -44,6 +44,16 @@ pub(crate) struct File {
     pub(crate) check: Option<String>,
 }
 
+/// What a new program must pass. A shell takes what the kernel can't run for a script, so that the machine in the file's
+/// header (elf(5), `e_machine`) is looked at first.
+const RUNS: &str = "\
+machine() { od -An -tx1 -j18 -N2 \"$1\"; }
+if [ \"$(head -c 2 {})\" != '#!' ]; then
+    [ \"$(head -c 4 {} | tail -c 3)\" = ELF ] && [ \"$(machine {})\" = \"$(machine /bin/sh)\" ] ||
+        { echo 'it is no program for a machine like this host' >&2; exit 1; }
+fi
+timeout 10 {} --version >/dev/null || { echo 'the new program does not run on this host' >&2; exit 1; }";
+
 /// What `--diff` shows of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -126,9 +136,7 @@ impl File {
 
     /// A program, which must run on the host before it takes an earlier one's place.
     pub(crate) fn program(path: PathBuf, content: Vec<u8>) -> File {
-        let check =
-            "timeout 10 {} --version >/dev/null || { echo 'the new program does not run on this host' >&2; exit 1; }";
-        let (kind, check) = (Kind::Program, Some(check.to_owned()));
+        let (kind, check) = (Kind::Program, Some(RUNS.to_owned()));
         File { path, content, owner: "root:root".to_owned(), mode: 0o755, kind, check }
     }
 
@@ -199,6 +207,27 @@ mod tests {
         assert!(configured.restart == before.restart && configured.reload != before.reload);
         let upgraded = with("2", "a").stamp(&unit);
         assert!(upgraded.restart != before.restart && upgraded.reload == before.reload);
+    }
+
+    #[test]
+    fn a_program_for_another_machine_is_told_apart_and_not_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("program");
+        let accepted = |content: &[u8]| {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let script = RUNS.replace("{}", &format!("'{}'", path.display()));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let mut program = std::fs::read("/bin/true").unwrap();
+        assert_eq!(accepted(&program), (true, String::new()));
+        program[18] ^= 0xff;
+        assert!(accepted(&program).1.contains("no program for a machine like this host"));
+        let touched = directory.path().join("touched");
+        assert!(!accepted(format!("touch {}\n", touched.display()).as_bytes()).0 && !touched.exists());
+        assert!(accepted(b"#!/bin/sh\nexit 1\n").1.contains("does not run on this host"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Failures, Turn, one_by_one, together, untouched};
+use super::{Outcome, Turn, one_by_one, together};
 use crate::deploy::apply::At;
 use crate::deploy::role;
 use crate::deploy::service::journal;
@@ -20,24 +20,27 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TELL: Duration = Duration::from_secs(15);
 
 /// Members that don't run start together; the others follow.
-pub(super) fn roll(turns: Vec<Turn<'_>>, all: &[At<'_>]) -> Failures {
+pub(super) fn roll(turns: Vec<Turn<'_>>, all: &[At<'_>]) -> Outcome {
     let (starts, others): (Vec<_>, Vec<_>) = turns.into_iter().partition(Turn::begins);
     let failures = together(&starts, Turn::name, |turn| turn.take(|at| serves(at, STARTING)));
-    if others.is_empty() {
-        return failures;
+    let mut outcome = Outcome { failures, ..Outcome::default() };
+    if !outcome.failures.is_empty() {
+        outcome.leave(others);
+        return outcome;
     }
-    if !failures.is_empty() {
-        untouched(others);
-        return failures;
+    if others.is_empty() {
+        return outcome;
     }
     match members_of_any(all) {
         Ok(members) => one_by_one(in_order(others, &members), |turn| may(turn, all), |at| serves(at, ADOPTING)),
         // Whoever leads must be last, and a program that can't tell is no good anyway.
         Err(error) => {
             let mut others = others.into_iter();
-            let first = others.next().map(|turn| turn.name()).unwrap_or_default();
-            untouched(others);
-            [(first, error.context("find out who leads, before any agent is touched"))].into()
+            if let Some(first) = others.next() {
+                outcome.failures.insert(first.name(), error.context("find out who leads, before any agent is touched"));
+            }
+            outcome.leave(others);
+            outcome
         }
     }
 }
@@ -62,7 +65,7 @@ fn may(turn: &Turn<'_>, all: &[At<'_>]) -> Result<()> {
     if !turn.interrupts() {
         return Ok(());
     }
-    let begun = Instant::now();
+    let (begun, mut told) = (Instant::now(), Instant::now());
     loop {
         let members = members_of_any(all)?;
         let name = turn.name();
@@ -75,6 +78,7 @@ fn may(turn: &Turn<'_>, all: &[At<'_>]) -> Result<()> {
         if begun.elapsed() > PATIENCE {
             bail!("replace the agent: not while another member is in trouble ({})", troubles.join("; "));
         }
+        tell(&turn.at, &mut told, &troubles.join("; "));
         std::thread::sleep(Duration::from_secs(1));
     }
 }
@@ -97,11 +101,16 @@ fn serves(at: &At<'_>, patience: Duration) -> Result<()> {
             let log = at.run(&journal(role::AGENT)).unwrap_or_default();
             bail!("wait for the member to serve: {fault} after {} s\n{log}", patience.as_secs());
         }
-        if told.elapsed() > TELL {
-            told = Instant::now();
-            at.say(&format!("waiting: {fault}"));
-        }
+        tell(at, &mut told, &fault);
         std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Says what is waited for, from time to time.
+fn tell(at: &At<'_>, told: &mut Instant, what: &str) {
+    if told.elapsed() > TELL {
+        *told = Instant::now();
+        at.say(&format!("waiting: {what}"));
     }
 }
 

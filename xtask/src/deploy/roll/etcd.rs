@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Failures, Turn, one_by_one, together, untouched};
+use super::{Outcome, Turn, one_by_one, together};
 use crate::deploy::apply::At;
 use crate::deploy::inventory::Role;
 use crate::deploy::remote::quoted;
@@ -14,35 +14,39 @@ use crate::deploy::role::{self, Site};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Takes all turns.
-pub(super) fn roll(site: &Site, turns: Vec<Turn<'_>>, all: &[At<'_>]) -> Failures {
+pub(super) fn roll(site: &Site, turns: Vec<Turn<'_>>, all: &[At<'_>]) -> Outcome {
     let (starts, others): (Vec<_>, Vec<_>) = turns.into_iter().partition(Turn::begins);
     let runs = |at: &&At<'_>| !starts.iter().any(|s| s.at.host.name == at.host.name);
-    let mut failures = match all.iter().find(runs) {
+    let mut outcome = match all.iter().find(runs) {
         // A quorum answers only when several have started.
-        None => together(&starts, Turn::name, |turn| turn.take(|at| healthy(site, at))),
+        None => {
+            let failures = together(&starts, Turn::name, |turn| turn.take(|at| healthy(site, at)));
+            Outcome { failures, ..Outcome::default() }
+        }
         Some(member) => joins(site, starts, member),
     };
-    if failures.is_empty() {
-        failures = one_by_one(others, |turn| may(site, turn, all), |at| healthy(site, at));
+    if !outcome.failures.is_empty() {
+        outcome.leave(others);
+        return outcome;
     }
-    failures
+    one_by_one(others, |turn| may(site, turn, all), |at| healthy(site, at))
 }
 
 /// One after the other: a member that is known and doesn't run is one less that may fail.
-fn joins(site: &Site, starts: Vec<Turn<'_>>, member: &At<'_>) -> Failures {
-    let mut failures = Failures::new();
+fn joins(site: &Site, starts: Vec<Turn<'_>>, member: &At<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
     let mut starts = starts.into_iter();
     for turn in starts.by_ref() {
         // All that can fail comes before the others count on this member.
         let written = turn.at.apply(&turn.plan);
         let joined = written.and_then(|()| join(site, &turn.at, member));
         if let Err(error) = joined.and_then(|()| turn.serve(&|at: &At<'_>| healthy(site, at))) {
-            failures.insert(turn.name(), error);
+            outcome.failures.insert(turn.name(), error);
             break;
         }
     }
-    untouched(starts);
-    failures
+    outcome.leave(starts);
+    outcome
 }
 
 /// Whether etcd lives on without this member for a moment.
