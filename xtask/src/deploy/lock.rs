@@ -31,7 +31,9 @@ pub(crate) enum Taken {
 /// Takes a host's lock, or says who has it.
 pub(crate) fn take(at: &At<'_>) -> Result<Taken> {
     let mut child = at.ssh.spawn(at.host, &script(FILE, &whose()), None)?;
-    let said = child.stdin.as_mut().map(|stdin| stdin.write_all(at.ssh.preface().as_bytes()));
+    // sudo asks three times, and what follows a password that is wrong are its other tries.
+    let preface = format!("{}\n", at.ssh.preface());
+    let said = child.stdin.as_mut().map(|stdin| stdin.write_all(preface.as_bytes()));
     let mut first = String::new();
     let read = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut first));
     match first.trim().split_once(' ') {
