@@ -87,7 +87,7 @@ impl Options {
             superuser: user("postgres"),
             replication: user("replicator"),
             rewind: None,
-            connect_check_every: Duration::from_secs(3),
+            connect_check_every: Duration::from_secs(10),
         }
     }
 }
