@@ -62,6 +62,8 @@ pub(crate) struct Owed {
     ready: u32,
     /// Requests since the last one that ends in a ReadyForQuery.
     open: bool,
+    /// Among them requests that may have changed the server's transaction.
+    asked: bool,
     /// After an error, the server skips what comes up to a Sync that wasn't sent yet.
     skipping: bool,
     /// Only a part of the server's last message has come: nothing may be put behind that.
@@ -72,6 +74,11 @@ impl Owed {
     /// Whether nothing is owed and no request waits for its Sync.
     pub(crate) fn is_settled(&self) -> bool {
         self.ready == 0 && !self.open
+    }
+
+    /// Whether the server's transaction is still in the state that the last ReadyForQuery told.
+    pub(crate) fn is_as_told(&self) -> bool {
+        self.ready == 0 && !self.asked
     }
 
     /// Whether the server skips requests until a Sync comes.
@@ -122,13 +129,13 @@ impl Owed {
         match pending {
             Pending::Sync => {
                 self.ready += 1;
-                self.open = false;
+                (self.open, self.asked) = (false, false);
                 self.skipping = false;
             }
             _ if self.skipping => return,
             Pending::Query => {
                 self.ready += 1;
-                self.open = false;
+                (self.open, self.asked) = (false, false);
             }
             Pending::Known(..) if self.is_silent() => {
                 self.open = true;
@@ -140,7 +147,9 @@ impl Owed {
                 to_client.extend_from_slice(&CLOSED);
                 return;
             }
-            _ => self.open = true,
+            // A failed transaction takes a Close too.
+            Pending::Known(..) | Pending::KnownClose(..) | Pending::Close | Pending::OwnClose(..) => self.open = true,
+            _ => (self.open, self.asked) = (true, true),
         }
         self.changes += usize::from(pending.changes().is_some());
         self.queue.push_back(pending);

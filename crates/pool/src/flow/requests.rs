@@ -231,7 +231,7 @@ impl Renaming<'_> {
             return Ok(Renamed::Yes { used: body.len() });
         }
         let statement = self.registry.statement(text);
-        if target.status == b'E' && target.owed.is_settled() && target.statements.touch(statement.id) {
+        if target.status == b'E' && target.owed.is_as_told() && target.statements.touch(statement.id) {
             // What the server has already it would refuse all the same in a failed transaction: let it say so.
             message(b'P', &[&statement.name, b"\0", text], 0, to_server);
             target.owed.push(Pending::Taken(name.into()), to_client);

@@ -335,6 +335,16 @@ fn a_statement_that_an_error_may_yet_skip_is_taught_again_behind_the_sync() {
     }
 }
 
+#[test]
+fn a_failed_transaction_refuses_what_the_server_has_already_behind_a_close_too() {
+    let fails = [Ask::Parse(0, 3), Ask::Query(2), Ask::Run(1), Ask::Sync].map(send);
+    let answered = [Step::Serve, Step::Deliver(usize::MAX)];
+    let steps = [&fails[..], &answered, &[Ask::Close(1), Ask::Parse(1, 3), Ask::Sync].map(send)].concat();
+    for (seen, expected) in play(&steps) {
+        assert!(seen == expected, "{seen:?}\n{expected:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn fuzz_each_client_sees_a_server_of_its_own(steps in vec(step(), 0..80)) {
