@@ -21,6 +21,8 @@ use crate::peers;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often while nothing changes there and nobody waits for a change.
 const CALM_LOOK_EVERY: Duration = Duration::from_secs(3);
+/// How often systemd is told the same again.
+const DESCRIBE_EVERY: Duration = Duration::from_secs(10);
 /// How long to wait after a failed reading of the DCS.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -41,8 +43,9 @@ pub(crate) fn start(
     tasks.spawn("exit", report_exits(node.clone(), events.clone()));
     tasks.spawn("guard", report_guard(node.clone(), events.clone()));
     if let Some(every) = notifier.watchdog_interval() {
-        tasks.spawn("watchdog", feed_systemd(status, notifier, every));
+        tasks.spawn("watchdog", feed_systemd(status.clone(), notifier.clone(), every));
     }
+    tasks.spawn("description", describe(status, notifier));
     tasks
 }
 
@@ -145,6 +148,22 @@ async fn feed_systemd(status: watch::Receiver<Arc<Status>>, notifier: Arc<Notifi
             notifier.watchdog();
         }
     }
+}
+
+/// Tells systemd what was decided last. A restarted agent's word is its own, while its keys in the DCS may be its
+/// predecessor's for as long as the lease lasts.
+async fn describe(mut status: watch::Receiver<Arc<Status>>, notifier: Arc<Notifier>) {
+    let mut told = ("", Instant::now());
+    while status.changed().await.is_ok() {
+        let status = status.borrow_and_update().clone();
+        // Now and then all the same: a reload has another word.
+        if status.reason_label != told.0 || told.1.elapsed() >= DESCRIBE_EVERY {
+            notifier.status(&status.reason);
+            told = (status.reason_label, Instant::now());
+        }
+    }
+    // The engine is gone, and the process is ending.
+    std::future::pending().await
 }
 
 /// Refuses to start beside a living member of the same name at another address.
