@@ -32,6 +32,9 @@ pub(crate) struct Flags {
     /// Show the version and exit.
     #[arg(short = 'V', long)]
     pub(crate) version: bool,
+    /// Say whether the configuration can be used, and exit.
+    #[arg(long)]
+    pub(crate) validate_config: bool,
     /// This is the background process; standard input is where it reports.
     #[arg(long, hide = true)]
     pub(crate) background: bool,

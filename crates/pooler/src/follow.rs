@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What says where the DCS is.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Place {
     config: Arc<config::Config>,
 }
@@ -86,21 +86,21 @@ pub(crate) fn place(config: &pool::config::Config) -> Result<Option<Place>, Stri
 /// A follower has died.
 pub(crate) async fn run(pooler: Arc<Pooler>, first: Option<Place>, leave: CancellationToken) -> Result<(), String> {
     let mut configs = pooler.configs();
-    let mut file = pooler.config().settings.cluster_config.clone();
     let mut place = first;
     let mut tasks = JoinSet::new();
     let mut followed: BTreeMap<String, CancellationToken> = BTreeMap::new();
     while !leave.is_cancelled() {
         let config = configs.borrow_and_update().clone();
         let named = config.clusters();
-        if file != config.settings.cluster_config || (place.is_none() && !named.is_empty()) {
-            match self::place(&config) {
-                Ok(new) => {
-                    (file, place) = (config.settings.cluster_config.clone(), new);
-                    std::mem::take(&mut followed).into_values().for_each(|left| left.cancel());
-                }
-                Err(e) => error!(target: "pooler", "{e}; clusters are followed as before"),
+        // A reload reads this file too: the members of etcd may have changed.
+        match self::place(&config) {
+            Ok(new) if new == place => {}
+            Ok(new) => {
+                info!(target: "pooler", "cluster_config says something else: connecting to the DCS anew");
+                place = new;
+                std::mem::take(&mut followed).into_values().for_each(|left| left.cancel());
             }
+            Err(e) => error!(target: "pooler", "{e}; clusters are followed as before"),
         }
         followed.retain(|name, left| {
             let kept = named.contains_key(name);

@@ -44,6 +44,9 @@ fn main() -> ExitCode {
         eprintln!("pgherd-pooler: no configuration file specified\nTry \"pgherd-pooler --help\" for more information.");
         return ExitCode::from(EXIT_CONFIG);
     };
+    if flags.validate_config {
+        return start::validate(file);
+    }
     if flags.daemon && !flags.background {
         return daemon::start().unwrap_or_else(|e| {
             eprintln!("pgherd-pooler: can't go into the background: {e}");

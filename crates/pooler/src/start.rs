@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::process::ExitCode;
 
 use listenfd::ListenFd;
 use pool::config::{Config, Settings};
@@ -16,7 +17,7 @@ use crate::log::{Log, Severity};
 use crate::pidfile::{self, Holder, PidFile};
 use crate::serve::Serving;
 use crate::signals::Signals;
-use crate::{daemon, follow, metrics, online, privileges, upgrade};
+use crate::{EXIT_CONFIG, daemon, follow, metrics, online, privileges, upgrade};
 
 /// Why the program ends with an error.
 #[derive(Debug)]
@@ -61,6 +62,24 @@ pub(crate) fn run(flags: &Flags, file: &Path, log: &Log) -> Result<(), Failure> 
         let serving = Box::pin(start(flags, config, log)).await?;
         Box::pin(serving.run()).await
     })
+}
+
+/// Says on stderr what is wrong with a configuration; nothing unless something is.
+pub(crate) fn validate(file: &Path) -> ExitCode {
+    let loaded = match Config::load(file) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            faults.0.iter().for_each(|fault| eprintln!("{fault}"));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    loaded.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let usable = metrics::address(&loaded.config.settings).map(drop);
+    if let Err(fault) = usable.and_then(|()| follow::place(&loaded.config).map(drop)) {
+        eprintln!("{fault}");
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    ExitCode::SUCCESS
 }
 
 /// Reads the configuration, becomes the user that it names, and opens the log.

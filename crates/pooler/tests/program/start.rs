@@ -39,6 +39,18 @@ fn every_fault_of_the_configuration_is_named_with_its_line_and_the_code_is_64() 
 }
 
 #[test]
+fn a_configuration_is_judged_without_being_used() {
+    let world = World::new();
+    assert_eq!(world.run(&["--validate-config"]), (0, String::new()));
+    fs::write(world.ini(), "[pgbouncer]\nlisten_port = abc\n").unwrap();
+    let (code, printed) = world.run(&["--validate-config"]);
+    assert!(code == 64 && printed.contains("invalid value \"abc\" for parameter listen_port"), "{printed}");
+    fs::write(world.ini(), "[databases]\n* = cluster=x\n[pgbouncer]\ncluster_config = /nowhere.yml\n").unwrap();
+    let (code, printed) = world.run(&["--validate-config"]);
+    assert!(code == 64 && printed.contains("/nowhere.yml"), "{printed}");
+}
+
+#[test]
 fn a_command_line_that_means_nothing_is_refused_with_64() {
     let world = World::new();
     assert_eq!(world.run(&["--nonsense"]).0, 64);

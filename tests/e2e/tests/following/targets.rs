@@ -143,7 +143,8 @@ async fn a_reload_leads_a_session_elsewhere_between_its_transactions() -> Result
     cluster.finish(&[]).await
 }
 
-/// The pooler alone is cut off: the cluster goes on, and its members tell who leads.
+/// The pooler alone is cut off: the cluster goes on, and its members tell who leads. Then it's led to another member of
+/// etcd.
 #[tokio::test]
 async fn a_pooler_without_a_dcs_asks_the_members_who_leads() -> Result<()> {
     let cluster = Cluster::start(Options::quick(Store::Etcd)).await?;
@@ -174,6 +175,16 @@ async fn a_pooler_without_a_dcs_asks_the_members_who_leads() -> Result<()> {
     let mended = async || Ok(front.log_text().contains("the DCS can be read again").then_some(()));
     cluster.wait("the pooler reads the DCS again", SOON, mended).await?;
     ensure!(address().await? == new.address.to_string());
+    // A reload takes what the file says now.
+    std::fs::write(&place, format!("scope: otus\netcd3:\n  hosts: {member}\n")).context("write a file")?;
+    front.signal(Signal::HUP)?;
+    let moved = async || Ok(front.log_text().contains("connecting to the DCS anew").then_some(()));
+    cluster.wait("the pooler connects to the DCS anew", SOON, moved).await?;
+    relay.cut();
+    cluster.ctl_ok(&["switchover", "--force"], "").await?;
+    let newest = cluster.leader_other_than(&new.name, SOON).await?;
+    ensure!(address().await? == newest.address.to_string());
+    ensure!(front.log_text().matches("clients are sent where they were sent before").count() == 1);
     front.stop()?;
     cluster.wait_healthy(SOON).await?;
     cluster.finish(&["diverged", "replication slots"]).await
