@@ -95,10 +95,10 @@ impl<'a> Run<'a> {
         if !self.args.check {
             self.install();
         }
-        for role in ORDER {
-            self.deploy(role)?;
+        let whole = ORDER.into_iter().all(|role| self.deploy(role));
+        if whole {
+            self.dismiss();
         }
-        self.dismiss();
         self.report()
     }
 
@@ -193,17 +193,19 @@ impl<'a> Run<'a> {
         self.fail(failed);
     }
 
-    fn deploy(&self, role: Role) -> Result<()> {
-        let verifiers = match role {
-            Role::Pooler => roll::verifiers(self.site, &self.reachable(Role::Postgres))?,
-            _ => Some(BTreeMap::new()),
+    /// Everything for one role. Returns whether the next one may follow: what comes later counts on what comes before.
+    fn deploy(&self, role: Role) -> bool {
+        let chosen = self.chosen(role);
+        let verifiers = match self.verifiers(role, &chosen) {
+            Ok(verifiers) => verifiers,
+            Err(error) => {
+                let first = chosen.iter().map(|at| at.host.name.clone()).next().unwrap_or_default();
+                self.fail([(first, error)].into());
+                return false;
+            }
         };
-        if verifiers.is_none() && !self.args.check && !self.chosen(role).is_empty() {
-            bail!("deploy poolers: no PostgreSQL answers, and their users' passwords are taken from there");
-        }
-        let verifiers = verifiers.unwrap_or_default();
         let (mut turns, mut changes) = (Vec::new(), Vec::new());
-        for at in self.chosen(role) {
+        for at in chosen {
             match self.turn(at, role, &verifiers) {
                 Ok(Some(turn)) => {
                     changes.push((at.host.name.clone(), turn.plan.lines()));
@@ -213,17 +215,35 @@ impl<'a> Run<'a> {
                 Err(error) => self.fail([(at.host.name.clone(), error)].into()),
             }
         }
-        if !self.args.check {
-            let outcome = roll::role(self.site, role, turns, &self.reachable(role));
-            changes.retain(|(host, _)| !outcome.untouched.contains(host));
-            for (host, lines) in changes {
-                for line in &lines {
-                    self.note(&host, line);
-                }
-            }
-            self.fail(outcome.failures);
+        if self.args.check {
+            return true;
         }
-        Ok(())
+        let outcome = roll::role(self.site, role, turns, &self.reachable(role));
+        changes.retain(|(host, _)| !outcome.untouched.contains(host));
+        for (host, lines) in changes {
+            for line in lines {
+                self.note(&host, &line);
+            }
+        }
+        let whole = outcome.failures.is_empty();
+        self.fail(outcome.failures);
+        if !whole && role != Role::Proxy {
+            say!("what comes after {} isn't touched after that failure", role.name());
+        }
+        whole
+    }
+
+    /// The passwords of the pooler's users as PostgreSQL keeps them, where they're needed.
+    fn verifiers(&self, role: Role, chosen: &[At<'_>]) -> Result<BTreeMap<String, String>> {
+        if role != Role::Pooler || chosen.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        match roll::verifiers(self.site, &self.reachable(Role::Postgres))? {
+            None if !self.args.check => {
+                bail!("set up the pooler: no PostgreSQL answers, and its users' passwords are taken from there")
+            }
+            found => Ok(found.unwrap_or_default()),
+        }
     }
 
     /// What a host lacks for one role, if anything, and shows it where wanted.
@@ -243,21 +263,29 @@ impl<'a> Run<'a> {
         Ok((!lines.is_empty() && !self.args.check).then_some(Turn { at, plan, files }))
     }
 
-    /// Hosts that leave go last, when nobody is sent there any more.
+    /// Hosts that leave go last, when nobody is sent there any more, and not while those that stay are in trouble.
     fn dismiss(&self) {
         let etcd = self.reachable(Role::Etcd);
-        let leaving = self.site.inventory.hosts.iter().filter(|h| h.state == Presence::Absent);
-        for host in leaving.filter(|h| self.is_chosen(h)) {
-            if self.failures.borrow().contains_key(&host.name) {
-                continue;
-            }
+        let (leaving, staying): (Vec<&Host>, Vec<&Host>) =
+            self.site.inventory.hosts.iter().partition(|h| h.state == Presence::Absent);
+        let failed = |host: &Host| self.failures.borrow().contains_key(&host.name);
+        let trouble = staying.iter().any(|host| failed(host));
+        for host in leaving.into_iter().filter(|h| self.is_chosen(h)) {
             let at = At { ssh: self.ssh, host };
             if self.args.check {
                 at.say("leaves the cluster, if it's still there");
                 continue;
             }
-            match roll::leave(self.site, &at, &etcd) {
-                Ok(done) => drop(done && self.note(&host.name, "leave the cluster")),
+            if trouble {
+                at.say("doesn't leave the cluster after that failure");
+                continue;
+            }
+            // One that is gone for good is still a member of etcd.
+            let left =
+                if failed(host) { roll::forget(self.site, &at, &etcd) } else { roll::leave(self.site, &at, &etcd) };
+            match left {
+                Ok(true) => drop(self.note(&host.name, "leave the cluster")),
+                Ok(false) => {}
                 Err(error) => self.fail([(host.name.clone(), error)].into()),
             }
         }

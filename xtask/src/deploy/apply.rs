@@ -82,17 +82,25 @@ impl At<'_> {
 /// cluster.
 fn install(packages: &[String]) -> String {
     let names: Vec<String> = packages.iter().map(|p| quoted(p)).collect();
+    // What isn't configured yet must not start at a boot that comes in between.
+    let services = [("etcd-server", "etcd"), ("haproxy", "haproxy")];
+    let new = services.iter().filter(|(package, _)| packages.iter().any(|p| p == package));
+    let disable: String = new.map(|(_, service)| format!("systemctl disable -q {service}\n")).collect();
     format!(
         "set -e\n\
          export DEBIAN_FRONTEND=noninteractive LC_ALL=C\n\
          mkdir -p /etc/postgresql-common/createcluster.d\n\
          echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/pgherd.conf\n\
-         if [ ! -e /usr/sbin/policy-rc.d ]; then\n\
-             printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d\n\
-             trap 'rm -f /usr/sbin/policy-rc.d' EXIT\n\
+         policy=/usr/sbin/policy-rc.d\n\
+         if [ ! -e $policy ] || grep -q pgherd $policy; then\n\
+             trap 'rm -f $policy' EXIT\n\
+             trap 'exit 143' TERM INT HUP\n\
+             printf '#!/bin/sh\\n# While pgherd is deployed.\\nexit 101\\n' > $policy; chmod 755 $policy\n\
          fi\n\
+         dpkg --configure -a </dev/null >/dev/null\n\
          install() {{ apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 install {} </dev/null >/dev/null; }}\n\
-         install 2>/dev/null || {{ apt-get -q update </dev/null >/dev/null; install; }}\n",
+         install 2>/dev/null || {{ apt-get -q update </dev/null >/dev/null; install; }}\n\
+         {disable}",
         names.join(" ")
     )
 }

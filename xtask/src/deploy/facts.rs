@@ -20,9 +20,9 @@ path() {
     fi
 }
 unit() {
-    printf 'unit\t%s\t%s\t%s\t%s\t%s\n' "$1" "$(systemctl is-enabled "$1" 2>/dev/null)" \
+    printf 'unit\t%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$(systemctl is-enabled "$1" 2>/dev/null)" \
         "$(systemctl is-active "$1" 2>/dev/null)" "$(systemctl show -p SubState --value "$1" 2>/dev/null)" \
-        "$(cat "$STAMPS/$1" 2>/dev/null)"
+        "$(cat "$STAMPS/$1" 2>/dev/null)" "$([ -e "$STAMPS/proven$STAMPS/$1" ] && echo worked)"
 }
 free() {
     there=$1; while [ ! -e "$there" ]; do there=$(dirname "$there"); done
@@ -85,7 +85,7 @@ fn note(facts: &mut Facts, fields: &[&str]) -> Result<()> {
                 Found { is_directory: *kind == "d", owner: (*owner).to_owned(), mode, sha256: (*sha256).to_owned() };
             facts.paths.insert(path.into(), found);
         }
-        ["unit", name, enabled, active, sub, stamp] => {
+        ["unit", name, enabled, active, sub, stamp, worked] => {
             let words: Vec<&str> = stamp.split_whitespace().collect();
             let stamp = match words[..] {
                 [restart, reload, ..] => Some(Stamp { restart: restart.to_owned(), reload: reload.to_owned() }),
@@ -93,7 +93,8 @@ fn note(facts: &mut Facts, fields: &[&str]) -> Result<()> {
             };
             // One that ends as soon as it's started is between two attempts most of the time.
             let active = matches!(*active, "active" | "reloading" | "activating") && !sub.starts_with("auto-restart");
-            let service = Service { enabled: *enabled == "enabled", active, stamp, proven: words.len() == 2 };
+            let (enabled, proven, worked) = (*enabled == "enabled", words.len() == 2, !worked.is_empty());
+            let service = Service { enabled, active, stamp, proven, worked };
             facts.units.insert((*name).to_owned(), service);
         }
         ["free", path, kib] => {
@@ -127,8 +128,8 @@ mod tests {
             "system\tdebian\npackage\tetcd-server\tinstalled\npackage\thaproxy\tconfig-files\n\
              port\t5432\tusers:((\"postgres\",pid=7,fd=6))\nport\t22\t\n\
              path\t/etc/x\tf\troot:root\t640\tabc\npath\t/var/x\td\tetcd:etcd\t700\t-\n\
-             unit\tetcd.service\tenabled\tactive\trunning\ta b\nunit\thaproxy.service\t\tinactive\tdead\t\n\
-             unit\tx.service\tenabled\tactivating\tauto-restart\ta b unproven\n\
+             unit\tetcd.service\tenabled\tactive\trunning\ta b\tworked\nunit\thaproxy.service\t\tinactive\tdead\t\t\n\
+             unit\tx.service\tenabled\tactivating\tauto-restart\ta b unproven\t\n\
              free\t/\t1000\nagent\t/var/lib/x\ndata\t/var/lib/x\t15\n",
         )
         .unwrap();
@@ -139,7 +140,8 @@ mod tests {
             (0o640, true)
         );
         assert_eq!(facts.units["etcd.service"].stamp, Some(Stamp { restart: "a".into(), reload: "b".into() }));
-        assert!(facts.units["etcd.service"].proven && facts.units["etcd.service"].active);
+        let etcd = &facts.units["etcd.service"];
+        assert!(etcd.proven && etcd.active && etcd.worked);
         assert!(!facts.units["x.service"].proven && !facts.units["x.service"].active);
         assert_eq!(facts.units["haproxy.service"], Service::default());
         assert_eq!(facts.data[Path::new("/var/lib/x")], "15");

@@ -168,6 +168,18 @@ pub(crate) enum Role {
     Proxy,
 }
 
+impl Role {
+    /// As the inventory has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Etcd => "etcd",
+            Role::Postgres => "postgres",
+            Role::Pooler => "pooler",
+            Role::Proxy => "proxy",
+        }
+    }
+}
+
 /// Whether a host belongs to the cluster.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -245,7 +257,7 @@ impl Inventory {
     }
 
     fn nobody_with(&self, role: Role) -> String {
-        let name = if role == Role::Etcd { "etcd" } else { "postgres" };
+        let name = role.name();
         if self.hosts.iter().any(|h| h.roles.contains(&role)) {
             return format!(
                 "hosts: all with the role {name} are absent, and a cluster isn't dismissed this way: stop its services by hand"

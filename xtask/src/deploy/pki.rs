@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -32,7 +32,14 @@ impl Pki {
     pub(crate) fn open(inventory: &Inventory, beside: &Path) -> Result<Pki> {
         let directory = beside.parent().unwrap_or(Path::new(".")).join("pki").join(&inventory.cluster);
         let pki = Pki { directory };
-        if !pki.path("ca.key").exists() {
+        if !pki.path("ca.key").exists() || !pki.path("ca.crt").exists() {
+            if pki.path("ca.crt").exists() {
+                let path = pki.path("ca.key");
+                bail!(
+                    "{} is missing: bring it back from where you keep it. Another authority would lock out every host",
+                    path.display()
+                );
+            }
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(0o700).create(&pki.directory).context("make a directory for certificates")?;
             say!(
@@ -41,9 +48,9 @@ impl Pki {
             );
             let (key, params) = (KeyPair::generate().context("make a key")?, authority(&inventory.cluster));
             let certificate = params.self_signed(&key).context("make an authority")?;
-            pki.write("ca.crt", &certificate.pem())?;
-            // Last: its presence says that the authority is complete.
             pki.write("ca.key", &key.serialize_pem())?;
+            // Last: its presence says that the authority is complete.
+            pki.write("ca.crt", &certificate.pem())?;
         }
         Ok(pki)
     }
@@ -174,6 +181,18 @@ mod tests {
         inventory.hosts[3].name = "door".to_owned();
         let other = Pki::open(&inventory, &beside).unwrap().pair(&inventory, &inventory.hosts[0]).unwrap();
         assert_ne!(first.certificate, other.certificate);
+    }
+
+    #[test]
+    fn a_lost_key_is_not_replaced_by_another_authority() {
+        let directory = tempfile::tempdir().unwrap();
+        let beside = directory.path().join("otus.toml");
+        let pki = Pki::open(&inventory(), &beside).unwrap();
+        let authority = pki.authority().unwrap();
+        fs::remove_file(pki.path("ca.key")).unwrap();
+        let told = Pki::open(&inventory(), &beside).unwrap_err().to_string();
+        assert!(told.contains("ca.key is missing"), "{told}");
+        assert_eq!(pki.authority().unwrap(), authority);
     }
 
     #[test]

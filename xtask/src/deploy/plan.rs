@@ -1,5 +1,8 @@
 //! The difference between what a host is like and what it is to be like, and what forbids to change it: pure.
 
+use std::path::{Path, PathBuf};
+
+use super::role::CA;
 use super::state::{Desired, Directory, Facts, File, Kind, Stamp, Unit};
 
 /// The least room that a disk must have, in KiB.
@@ -46,11 +49,15 @@ impl Plan {
             let same = found.owner == file.owner && found.mode == file.mode && found.sha256 == file.sha256();
             (!same).then(|| (file.clone(), true))
         });
+        let files: Vec<_> = files.collect();
+        let changes = |paths: &[PathBuf]| files.iter().any(|(file, _)| paths.contains(&file.path));
         let units = desired.units.iter().filter_map(|unit| {
             let stamp = desired.stamp(unit);
-            act(unit, &stamp, facts).map(|act| (unit.clone(), act, stamp))
+            let changed = (changes(&unit.restart_on), changes(&unit.reload_on));
+            act(unit, &stamp, facts, changed).map(|act| (unit.clone(), act, stamp))
         });
-        Plan { packages, directories: directories.cloned().collect(), files: files.collect(), units: units.collect() }
+        let units = units.collect();
+        Plan { packages, directories: directories.cloned().collect(), files, units }
     }
 
     /// What is to be done, a line each.
@@ -87,14 +94,17 @@ impl Act {
     }
 }
 
-fn act(unit: &Unit, stamp: &Stamp, facts: &Facts) -> Option<Act> {
+/// `changed` says whether files on the host differ that ask for a restart or for a reload: somebody may have changed them
+/// by hand, or earlier ones were put back.
+fn act(unit: &Unit, stamp: &Stamp, facts: &Facts, changed: (bool, bool)) -> Option<Act> {
     let service = facts.units.get(&unit.name).cloned().unwrap_or_default();
     let ran_with = service.stamp.unwrap_or_default();
+    let doubtful = !service.proven && service.worked;
     if !service.active {
         Some(Act::Start)
-    } else if ran_with.restart != stamp.restart {
+    } else if ran_with.restart != stamp.restart || changed.0 || doubtful {
         Some(Act::Restart)
-    } else if ran_with.reload != stamp.reload {
+    } else if ran_with.reload != stamp.reload || changed.1 {
         Some(Act::Reload)
     } else if !service.proven {
         Some(Act::Await)
@@ -135,10 +145,20 @@ pub(crate) fn objection(desired: &Desired, facts: &Facts, version: u32) -> Optio
         }
         let taken = unit.ports.iter().find_map(|port| facts.ports.get(port).map(|by| (port, by)));
         // PostgreSQL lives on when its agent is gone, and an old pooler until its last clients have left.
-        let ours = |by: &str| service.stamp.is_some() && ["postgres", "pgherd-pooler"].contains(&by);
+        let ours = |by: &str| service.stamp.is_some() && ["postgres", "pgherd-agent", "pgherd-pooler"].contains(&by);
         if let Some((port, by)) = taken.filter(|(_, by)| !service.active && !ours(by)) {
             return Some(("ports", format!("port {port}, which {} needs, is taken by {by}", unit.name)));
         }
+    }
+    if let (Some(ours), Some(theirs)) = (desired.file(Path::new(CA)), facts.paths.get(Path::new(CA)))
+        && ours.sha256() != theirs.sha256
+    {
+        return Some((
+            "certificates",
+            format!(
+                "{CA} is of another authority than pki/ beside the inventory, and the hosts would trust each other no more: bring pki/ from where the cluster was deployed before"
+            ),
+        ));
     }
     foreign_data(desired, facts, version).map(|reason| ("data directory", reason))
 }
@@ -201,7 +221,11 @@ mod tests {
                 (AGENT_YML.into(), found(false, 0o644, desired.files[0].sha256())),
             ]
             .into(),
-            units: [("x.service".to_owned(), Service { enabled: true, active: true, stamp, proven: true })].into(),
+            units: [(
+                "x.service".to_owned(),
+                Service { enabled: true, active: true, stamp, proven: true, worked: true },
+            )]
+            .into(),
             free: [("/".into(), 10 * ROOM)].into(),
             ports: [(5432, "postgres".to_owned())].into(),
             data: [("/data".into(), "15".to_owned())].into(),
@@ -233,7 +257,28 @@ mod tests {
         assert_eq!(Plan::new(&desired, &facts).lines(), ["reload x.service"]);
         facts = done(&desired);
         facts.units.get_mut("x.service").unwrap().proven = false;
+        assert_eq!(Plan::new(&desired, &facts).lines(), ["restart x.service"]);
+        facts.units.get_mut("x.service").unwrap().worked = false;
         assert_eq!(Plan::new(&desired, &facts).lines(), ["wait for x.service"]);
+    }
+
+    #[test]
+    fn what_was_changed_by_hand_is_undone_and_the_service_told() {
+        let desired = desired();
+        let mut facts = done(&desired);
+        facts.paths.get_mut(Path::new(AGENT_YML)).unwrap().sha256 = "other".to_owned();
+        assert_eq!(Plan::new(&desired, &facts).lines(), ["change /etc/pgherd/agent.yml", "reload x.service"]);
+    }
+
+    #[test]
+    fn another_authority_is_refused() {
+        let mut desired = desired();
+        desired.files.push(File::text(CA, "ours".to_owned()));
+        let mut facts = done(&desired);
+        assert_eq!(objection(&desired, &facts, 15), None);
+        let theirs = Found { is_directory: false, owner: "root:root".into(), mode: 0o644, sha256: "theirs".into() };
+        facts.paths.insert(CA.into(), theirs);
+        assert_eq!(objection(&desired, &facts, 15).map(|(step, _)| step), Some("certificates"));
     }
 
     #[test]

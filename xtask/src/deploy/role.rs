@@ -144,7 +144,7 @@ const CLUSTER_YML: &str = "/etc/pgherd/pgherdctl.yml";
 
 /// Certificates on a host.
 const TLS: &str = "/etc/pgherd/tls";
-const CA: &str = "/etc/pgherd/tls/ca.crt";
+pub(crate) const CA: &str = "/etc/pgherd/tls/ca.crt";
 const CERTIFICATE: &str = "/etc/pgherd/tls/host.crt";
 const KEY: &str = "/etc/pgherd/tls/host.key";
 

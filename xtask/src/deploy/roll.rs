@@ -45,12 +45,11 @@ impl Turn<'_> {
         self.plan.units.iter().any(|(_, act, _)| *act == Act::Restart)
     }
 
-    /// Brings the files into order, has the service take them, and waits until it works. If it doesn't, and did before, the
+    /// Brings the files into order, has the service take them, and waits until it works. If it doesn't, and ever did, the
     /// files that it worked with come back.
     fn take(&self, settled: impl Fn(&At<'_>) -> Result<()>) -> Result<()> {
-        let Err(error) = self.try_to(&settled) else { return Ok(()) };
-        let ran = self.plan.units.iter().find(|(_, act, _)| matches!(act, Act::Restart | Act::Reload));
-        let Some((unit, act, _)) = ran else { return Err(error) };
+        let Err(error) = self.at.apply(&self.plan).and_then(|()| self.serve(&settled)) else { return self.prove() };
+        let Some((unit, act, _)) = self.plan.units.first() else { return Err(error) };
         match self.go_back(unit, *act, &settled) {
             Ok(true) => Err(error.context("the new files don't work here; those from before are back, and work")),
             Ok(false) => Err(error),
@@ -71,19 +70,16 @@ impl Turn<'_> {
         Ok(any)
     }
 
-    fn try_to(&self, settled: &impl Fn(&At<'_>) -> Result<()>) -> Result<()> {
-        self.at.apply(&self.plan)?;
-        self.serve(settled)
-    }
-
-    /// Has the service take its files, and notes that they're good when it works.
+    /// Has the service take its files, and waits until it works.
     fn serve(&self, settled: &impl Fn(&At<'_>) -> Result<()>) -> Result<()> {
         for (unit, act, stamp) in &self.plan.units {
             self.at.act(unit, *act, stamp)?;
         }
-        if !self.plan.units.is_empty() {
-            settled(&self.at)?;
-        }
+        if self.plan.units.is_empty() { Ok(()) } else { settled(&self.at) }
+    }
+
+    /// Notes that it did.
+    fn prove(&self) -> Result<()> {
         let units: Vec<_> = self.plan.units.iter().map(|(unit, _, stamp)| (unit, stamp)).collect();
         self.at.prove(&units, &self.files)
     }
@@ -113,7 +109,7 @@ impl Outcome {
 pub(crate) fn role(site: &Site, role: Role, turns: Vec<Turn<'_>>, all: &[At<'_>]) -> Outcome {
     match role {
         Role::Etcd => etcd::roll(site, turns, all),
-        Role::Postgres => agents::roll(turns, all),
+        Role::Postgres => agents::roll(site, turns, all),
         Role::Pooler | Role::Proxy => one_by_one(turns, |_| Ok(()), |_| Ok(())),
     }
 }
@@ -153,8 +149,8 @@ pub(crate) fn together<'a, T: Sync>(
     })
 }
 
-/// What PostgreSQL keeps of the passwords of the pooler's users, asked on the first of these hosts that answers. `None`
-/// while none does.
+/// What PostgreSQL keeps of the passwords of the pooler's users, asked on the leader of these hosts, or on any that answers.
+/// `None` while none does.
 pub(crate) fn verifiers(site: &Site, all: &[At<'_>]) -> Result<Option<BTreeMap<String, String>>> {
     let users = &site.inventory.pooler.users;
     let names: Vec<String> = users.iter().map(|u| format!("'{}'", u.replace('\'', "''"))).collect();
@@ -162,7 +158,8 @@ pub(crate) fn verifiers(site: &Site, all: &[At<'_>]) -> Result<Option<BTreeMap<S
         return Ok(Some(BTreeMap::new()));
     }
     let query = format!(
-        "SELECT rolname, rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL AND rolname IN ({})",
+        "SELECT pg_is_in_recovery(); \
+         SELECT rolname, rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL AND rolname IN ({})",
         names.join(", ")
     );
     let script = format!(
@@ -172,9 +169,10 @@ pub(crate) fn verifiers(site: &Site, all: &[At<'_>]) -> Result<Option<BTreeMap<S
         quoted(&query)
     );
     let password = format!("{}\n", site.superuser);
-    let Some(text) = all.iter().find_map(|at| at.ssh.run(at.host, &script, password.as_bytes()).ok()) else {
-        return Ok(None);
-    };
+    let answers: Vec<String> =
+        all.iter().filter_map(|at| at.ssh.run(at.host, &script, password.as_bytes()).ok()).collect();
+    // A replica may not have heard of a change yet.
+    let Some(text) = answers.iter().find(|text| text.starts_with("f\n")).or(answers.first()) else { return Ok(None) };
     let found: BTreeMap<String, String> = text
         .lines()
         .filter_map(|l| l.split_once('\t'))
@@ -191,11 +189,16 @@ pub(crate) fn verifiers(site: &Site, all: &[At<'_>]) -> Result<Option<BTreeMap<S
 /// anything was done.
 pub(crate) fn leave(site: &Site, at: &At<'_>, etcd: &[At<'_>]) -> Result<bool> {
     // First what may be refused: nothing has stopped then.
-    let mut done = etcd::remove(site, at, etcd)?;
+    let mut done = forget(site, at, etcd)?;
     for unit in [role::AGENT, role::POOLER, "haproxy.service", role::ETCD] {
         done |= stop(at, unit)?;
     }
     Ok(done)
+}
+
+/// Has etcd let a host's member go, whether the host can be reached or not. Returns whether it was one.
+pub(crate) fn forget(site: &Site, at: &At<'_>, etcd: &[At<'_>]) -> Result<bool> {
+    etcd::remove(site, at, etcd)
 }
 
 /// Stops a service of this deployment, if it's one.

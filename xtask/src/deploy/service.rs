@@ -17,9 +17,9 @@ use super::state::{Stamp, Unit};
 
 /// How long a service may take to be up.
 const UP: Duration = Duration::from_secs(45);
-/// The same for a program of pgherd's that takes an earlier one's place: less than the usual ttl, in which the leader's must
-/// be back one way or the other.
-const RENEWED: Duration = Duration::from_secs(15);
+/// The same for a program of pgherd's that takes an earlier one's place: the leader's must be back, one way or the other, while
+/// its lease lasts, which with the usual ttl of 30 s may be down to 20 s, some of them the guard's.
+const RENEWED: Duration = Duration::from_secs(9);
 
 /// How long systemd may take to start or to reload one, in seconds: etcd waits for its quorum.
 const STARTING: u64 = 120;
@@ -41,12 +41,12 @@ impl At<'_> {
         self.up(unit, act)
     }
 
-    /// Notes that what a service runs with is good, and keeps those files.
+    /// Keeps the files that a service works with, and notes that they're good.
     pub(crate) fn prove(&self, units: &[(&Unit, &Stamp)], files: &[PathBuf]) -> Result<()> {
         let marks: String = units.iter().map(|(unit, stamp)| mark(&unit.name, stamp, "")).collect();
-        let stamps = units.iter().map(|(unit, _)| PathBuf::from(stamp_file(&unit.name)));
-        let files: Vec<PathBuf> = files.iter().cloned().chain(stamps).collect();
-        self.run(&format!("set -e\numask 077\n{marks}{}", keep(&files))).map(drop).context("note what is deployed")
+        let stamps: Vec<PathBuf> = units.iter().map(|(unit, _)| PathBuf::from(stamp_file(&unit.name))).collect();
+        let script = format!("set -e\numask 077\n{}{marks}{}", keep(files), keep(&stamps));
+        self.run(&script).map(drop).context("note what is deployed")
     }
 
     /// Puts back the files that a service last worked with, and has it take them. Returns whether there was anything to
@@ -58,11 +58,15 @@ impl At<'_> {
         }
         self.say(&format!("put back {}", said.trim().replace('\n', ", ")));
         let name = &unit.name;
-        let take = if is_own(unit) { format!("{} || {}", renew(unit), reload(name)) } else { work(unit, act) };
-        self.run(&format!(
-            "systemctl daemon-reload\nif systemctl -q is-active {name}; then {take}; else systemctl start {name}; fi"
-        ))
-        .context("have the service take the earlier files")?;
+        let start = format!("timeout {STARTING} systemctl start {name}");
+        let take = if name == AGENT {
+            // Whatever it's doing: one that never gets ready would be waited for.
+            format!("{} 2>/dev/null || true\n{start}", renew_verb(name))
+        } else {
+            let take = if is_own(unit) { reload(name) } else { work(unit, act) };
+            format!("if systemctl -q is-active {name}; then {take}; else {start}; fi")
+        };
+        self.run(&format!("systemctl daemon-reload\n{take}\n")).context("have the service take the earlier files")?;
         self.up(unit, act)?;
         Ok(true)
     }
@@ -183,25 +187,34 @@ fn mark(name: &str, stamp: &Stamp, state: &str) -> String {
     format!("mkdir -p {STAMPS}\necho '{} {}{state}' > {file}.new\nmv {file}.new {file}\n", stamp.restart, stamp.reload)
 }
 
+/// A shell's function: whether two files have the same content, owner and mode.
+const SAME: &str =
+    "same() { cmp -s \"$1\" \"$2\" && [ \"$(stat -c %U:%G:%a \"$1\")\" = \"$(stat -c %U:%G:%a \"$2\")\" ]; }\n";
+
+/// All copies are made before the first takes an older one's place: a disk that's full must not leave a mixture.
 fn keep(files: &[PathBuf]) -> String {
-    let each = |path: &Path| {
+    let copy = |path: &PathBuf| {
         let (path, kept) = places(path);
-        format!(
-            "if ! cmp -s {path} {kept}; then mkdir -p \"$(dirname {kept})\"; cp -p {path} {kept}.new; mv -f {kept}.new {kept}; fi\n"
-        )
+        format!("if ! same {path} {kept}; then mkdir -p \"$(dirname {kept})\"; cp -p {path} {kept}.new; fi\n")
     };
-    files.iter().map(|path| each(path)).collect()
+    let replace = |path: &PathBuf| {
+        let (_, kept) = places(path);
+        format!("[ ! -e {kept}.new ] || mv -f {kept}.new {kept}\n")
+    };
+    let (copies, replacements): (String, String) =
+        (files.iter().map(copy).collect(), files.iter().map(replace).collect());
+    format!("{SAME}{copies}{replacements}")
 }
 
 fn back(files: &[PathBuf]) -> String {
-    let each = |path: &Path| {
+    let each = |path: &PathBuf| {
         let (path, kept) = places(path);
         format!(
-            "if [ -e {kept} ] && ! cmp -s {kept} {path}; then\n\
+            "if [ -e {kept} ] && ! same {kept} {path}; then\n\
              new=$(dirname {path})/.$(basename {path}).deploy; cp -p {kept} \"$new\"; mv -f \"$new\" {path}; echo {path}; fi\n"
         )
     };
-    "set -e\n".to_owned() + &files.iter().map(|path| each(path)).collect::<String>()
+    format!("set -e\n{SAME}{}", files.iter().map(each).collect::<String>())
 }
 
 /// Where a file is, and where the one is kept that worked.

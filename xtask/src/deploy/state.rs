@@ -125,6 +125,8 @@ pub(crate) struct Service {
     pub(crate) stamp: Option<Stamp>,
     /// Whether that run has seen it work.
     pub(crate) proven: bool,
+    /// Whether any run has ever seen it work.
+    pub(crate) worked: bool,
 }
 
 impl File {

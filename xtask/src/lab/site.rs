@@ -94,8 +94,10 @@ pub(super) fn test(lab: &Lab, args: &Test) -> Result<()> {
     let load = Load::start(lab, &walk)?;
     upgrade(lab).context("upgrade pgherd under load")?;
     load.unharmed("a rolling upgrade")?;
-    refuse_broken(lab).context("deploy programs that don't work under load")?;
-    load.unharmed("the attempt to deploy programs that don't work")?;
+    for program in ["pgherd-agent", "pgherd-pooler"] {
+        refuse_broken(lab, program).with_context(|| format!("deploy a {program} that doesn't work"))?;
+        load.unharmed(&format!("the attempt to deploy a {program} that doesn't work"))?;
+    }
     replace(lab).context("replace a host under load")?;
     load.unharmed("the replacement of a host")?;
     load.stop()?;
@@ -191,17 +193,17 @@ fn upgrade(lab: &Lab) -> Result<()> {
     deploy_from(lab, other)
 }
 
-/// Programs that start and do nothing else come to one host, which goes back to those that it had.
-fn refuse_broken(lab: &Lab) -> Result<()> {
+/// A program that starts and does nothing else comes to one host, which goes back to the one that it had.
+fn refuse_broken(lab: &Lab, program: &str) -> Result<()> {
     let (good, broken) = (lab.directory.join("other-version"), lab.directory.join("broken-version"));
     fs::create_dir_all(&broken).context("make a directory for programs")?;
     for (_, name) in PROGRAMS {
-        if name == "pgherdctl" {
-            fs::copy(good.join(name), broken.join(name)).context("copy a program")?;
-        } else {
+        if name == program {
             let text =
                 "#!/bin/sh\ncase \" $* \" in *' --version '* | *' --validate-config '*) exit 0 ;; esac\nexit 1\n";
             fs::write(broken.join(name), text).context("write a program")?;
+        } else {
+            fs::copy(good.join(name), broken.join(name)).context("copy a program")?;
         }
     }
     let programs = || {
@@ -209,7 +211,7 @@ fn refuse_broken(lab: &Lab) -> Result<()> {
         HOSTS.iter().take(3).map(|host| run(lab, host.name, command, "")).collect::<Result<Vec<_>>>()
     };
     let before = programs()?;
-    let refused = deploy_from(lab, broken).err().context("they were accepted")?;
+    let refused = deploy_from(lab, broken).err().context("it was accepted")?;
     say!("as it should be: {refused:#}");
     ensure!(programs()? == before, "there are other programs than before:\n{}", programs()?.concat());
     Ok(())

@@ -22,8 +22,9 @@ pub(super) fn desired(site: &Site, host: &Host) -> Desired {
         directories: vec![directory(&parent, "postgres:postgres", 0o700)],
         units: vec![Unit {
             name: AGENT.to_owned(),
-            restart_on: vec![program.path.clone(), UNIT_FILE.into()],
-            reload_on: [vec![AGENT_YML.into()], site.tls_files()].concat(),
+            // A reload takes only some of the file's changes, and a restart of the agent doesn't interrupt PostgreSQL.
+            restart_on: vec![program.path.clone(), UNIT_FILE.into(), AGENT_YML.into()],
+            reload_on: site.tls_files(),
             ports: vec![5432, 8008],
         }],
         files: vec![

@@ -12,6 +12,8 @@ const UNIT_FILE: &str = "/etc/systemd/system/pgherd-pooler.service";
 
 pub(super) fn desired(site: &Site, verifiers: &BTreeMap<String, String>) -> Desired {
     let program = site.program("pgherd-pooler");
+    let mut ini = File::text(INI, ini(site, verifiers));
+    ini.check = Some(format!("{} --validate-config {{}}", program.path.display()));
     Desired {
         // For the user postgres, where there is no server.
         packages: ["postgresql-common".to_owned()].into(),
@@ -19,14 +21,14 @@ pub(super) fn desired(site: &Site, verifiers: &BTreeMap<String, String>) -> Desi
         units: vec![Unit {
             name: POOLER.to_owned(),
             restart_on: vec![program.path.clone(), UNIT_FILE.into()],
-            reload_on: [vec![INI.into(), USERS.into()], site.tls_files()].concat(),
+            reload_on: [vec![INI.into(), USERS.into(), CLUSTER_YML.into()], site.tls_files()].concat(),
             ports: vec![6543],
         }],
         files: vec![
             program,
             File::text(UNIT_FILE, include_str!("../../../../deploy/pgherd-pooler.service").to_owned()),
-            File::text(INI, ini(site, verifiers)),
             File::secret(USERS, users(verifiers), "postgres:postgres"),
+            ini,
         ],
         data: vec![],
     }

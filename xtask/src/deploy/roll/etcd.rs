@@ -6,9 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Outcome, Turn, one_by_one, together};
 use crate::deploy::apply::At;
-use crate::deploy::inventory::Role;
 use crate::deploy::remote::quoted;
 use crate::deploy::role::{self, Site};
+use crate::deploy::service::stamp_file;
 
 /// How long etcd may take to answer.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -16,8 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Takes all turns.
 pub(super) fn roll(site: &Site, turns: Vec<Turn<'_>>, all: &[At<'_>]) -> Outcome {
     let (starts, others): (Vec<_>, Vec<_>) = turns.into_iter().partition(Turn::begins);
-    let runs = |at: &&At<'_>| !starts.iter().any(|s| s.at.host.name == at.host.name);
-    let mut outcome = match all.iter().find(runs) {
+    let starting = |at: &At<'_>| starts.iter().any(|s| s.at.host.name == at.host.name);
+    // A host that isn't to be changed this time may be bare.
+    let runs = format!("systemctl -q is-active {} && [ -e {} ]", role::ETCD, stamp_file(role::ETCD));
+    let mut outcome = match all.iter().find(|at| !starting(at) && at.run(&runs).is_ok()) {
         // A quorum answers only when several have started.
         None => {
             let failures = together(&starts, Turn::name, |turn| turn.take(|at| healthy(site, at)));
@@ -40,7 +42,8 @@ fn joins(site: &Site, starts: Vec<Turn<'_>>, member: &At<'_>) -> Outcome {
         // All that can fail comes before the others count on this member.
         let written = turn.at.apply(&turn.plan);
         let joined = written.and_then(|()| join(site, &turn.at, member));
-        if let Err(error) = joined.and_then(|()| turn.serve(&|at: &At<'_>| healthy(site, at))) {
+        let serves = joined.and_then(|()| turn.serve(&|at: &At<'_>| healthy(site, at)));
+        if let Err(error) = serves.and_then(|()| turn.prove()) {
             outcome.failures.insert(turn.name(), error);
             break;
         }
@@ -51,17 +54,21 @@ fn joins(site: &Site, starts: Vec<Turn<'_>>, member: &At<'_>) -> Outcome {
 
 /// Whether etcd lives on without this member for a moment.
 fn may(site: &Site, turn: &Turn<'_>, all: &[At<'_>]) -> Result<()> {
-    let members = site.inventory.with(Role::Etcd).count();
-    let quorum = members / 2 + 1;
+    if !turn.interrupts() {
+        return Ok(());
+    }
+    // Those that the inventory doesn't have any more count until they're removed.
+    let script = format!("{}etcdctl member list", site.etcdctl());
+    let members = turn.at.run(&script).context("list the members of etcd")?.lines().count();
     // Two have no member to spare, whatever one does.
-    if members < 3 || !turn.interrupts() {
+    if members < 3 {
         return Ok(());
     }
     let others = all.iter().filter(|at| at.host.name != turn.at.host.name);
     let healthy = others.filter(|at| healthy(site, at).is_ok()).count();
     ensure!(
-        healthy >= quorum,
-        "restart etcd: only {healthy} of the {} other members answer, and without this one etcd would stop: bring them into order first",
+        healthy > members / 2,
+        "restart etcd: only {healthy} of its {} other members answer, and without this one it would stop: bring them into order first",
         members - 1
     );
     Ok(())
@@ -83,7 +90,7 @@ fn join(site: &Site, at: &At<'_>, member: &At<'_>) -> Result<()> {
         site.etcdctl()
     );
     let known = member.run(&known).context("list the members of etcd")?;
-    let has_data = !at.run(&format!("[ ! -d {data}/member ] || echo yes"))?.is_empty();
+    let has_data = !at.run(&format!("[ ! -d {data}/member/wal ] || echo yes"))?.is_empty();
     if has_data && !known.trim().is_empty() {
         return Ok(());
     }
@@ -106,7 +113,8 @@ fn join(site: &Site, at: &At<'_>, member: &At<'_>) -> Result<()> {
 
 /// Has etcd let a host's member go. Returns whether it was one.
 pub(super) fn remove(site: &Site, at: &At<'_>, etcd: &[At<'_>]) -> Result<bool> {
-    let Some(member) = etcd.iter().find(|m| m.host.name != at.host.name) else { return Ok(false) };
+    let member =
+        etcd.iter().find(|m| m.host.name != at.host.name).context("take the member out of etcd: no other answers")?;
     let script = format!(
         "set -e\n{}\
          for id in $(etcdctl member list | awk -F ', ' -v name={} -v url={} '$3 == name || $4 == url {{ print $1 }}'); do\n\
