@@ -260,7 +260,12 @@ impl<'a> Run<'a> {
             }
         }
         let files = desired.files.into_iter().map(|file| file.path).collect();
-        Ok((!lines.is_empty() && !self.args.check).then_some(Turn { at, plan, files }))
+        Ok((!lines.is_empty() && !self.args.check).then_some(Turn {
+            at,
+            plan,
+            files,
+            named: !self.args.host.is_empty(),
+        }))
     }
 
     /// Hosts that leave go last, when nobody is sent there any more, and not while those that stay are in trouble.
@@ -303,14 +308,23 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn report(&self) -> Result<()> {
-        if !self.args.check
-            && let Some(at) = self.reachable(Role::Postgres).first()
-        {
+    /// The cluster's table, from the first host that can tell.
+    fn show_cluster(&self) {
+        let mut last = None;
+        for at in self.reachable(Role::Postgres) {
             match at.run("pgherdctl -c /etc/pgherd/pgherdctl.yml list").context("show the cluster") {
-                Ok(table) => say!("{}", table.trim_end()),
-                Err(error) => self.fail([(at.host.name.clone(), error)].into()),
+                Ok(table) => return say!("{}", table.trim_end()),
+                Err(error) => last = Some((at.host, error)),
             }
+        }
+        if let Some((host, error)) = last {
+            self.fail([(host.name.clone(), error)].into());
+        }
+    }
+
+    fn report(&self) -> Result<()> {
+        if !self.args.check {
+            self.show_cluster();
         }
         let changes = self.changes.borrow();
         for host in self.site.inventory.hosts.iter().filter(|h| self.is_chosen(h)) {

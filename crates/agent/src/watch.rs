@@ -4,23 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcs::layout;
-use ha::local::{Local, Sql};
-use ha::{Lsn, Status};
+use ha::Status;
 use instance::now;
 use service::notify::Notifier;
 use service::tasks::Tasks;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::event::{Event, Reading};
 use crate::node::Node;
 use crate::peers;
 
-/// How often PostgreSQL is looked at.
+/// How often PostgreSQL is looked at when nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often while nothing changes there and nobody waits for a change.
-const CALM_LOOK_EVERY: Duration = Duration::from_secs(3);
 /// How often systemd is told the same again.
 const DESCRIBE_EVERY: Duration = Duration::from_secs(10);
 /// How long to wait after a failed reading of the DCS.
@@ -39,7 +36,7 @@ pub(crate) fn start(
     let tasks = Tasks::new();
     debug!(known, "watching");
     tasks.spawn("dcs", follow_dcs(node.clone(), events.clone(), status.clone()));
-    tasks.spawn("look", look(node.clone(), events.clone(), status.clone()));
+    tasks.spawn("look", look(node.clone(), events.clone()));
     tasks.spawn("exit", report_exits(node.clone(), events.clone()));
     tasks.spawn("guard", report_guard(node.clone(), events.clone()));
     if let Some(every) = notifier.watchdog_interval() {
@@ -79,46 +76,16 @@ async fn follow_dcs(node: Arc<Node>, events: Events, status: watch::Receiver<Arc
     }
 }
 
-/// Looks at PostgreSQL every second, at once when asked, and less often while it's calm.
-async fn look(node: Arc<Node>, events: Events, mut status: watch::Receiver<Arc<Status>>) {
-    let mut last = None;
+/// Looks at PostgreSQL every second, and at once when asked.
+async fn look(node: Arc<Node>, events: Events) {
     loop {
         let local = node.instance.probe().await;
-        let looked = Instant::now();
-        let shown = standing(&local);
-        let moves = shown.is_none() || shown != last;
-        last = shown;
         tell(&events, Event::Probed(Box::new(local))).await;
-        loop {
-            let calm = !moves && is_calm(&status.borrow_and_update());
-            let every = if calm { CALM_LOOK_EVERY } else { LOOK_EVERY };
-            tokio::select! {
-                () = sleep_until(looked + every) => break,
-                () = node.looker.notified() => break,
-                changed = status.changed() => if changed.is_err() {
-                    // The engine is gone, and the process is ending.
-                    return std::future::pending().await;
-                }
-            }
+        tokio::select! {
+            () = sleep(LOOK_EVERY) => {}
+            () = node.looker.notified() => {}
         }
     }
-}
-
-/// What PostgreSQL has and does, as far as others act on it. `None` unless it answers.
-fn standing(local: &Local) -> Option<(Lsn, bool, u32, Option<String>, usize)> {
-    match &local.sql {
-        Sql::Up(a) => Some((a.position(), a.in_recovery, a.timeline, a.receiver.clone(), a.replication.len())),
-        _ => None,
-    }
-}
-
-/// Whether there is nothing to be done, and nothing for which what a look shows is waited for.
-fn is_calm(status: &Status) -> bool {
-    let settings = &status.settings;
-    matches!(status.reason_label, "leading" | "following")
-        && status.trouble.is_none()
-        && !settings.pause
-        && !settings.synchronous_mode
 }
 
 /// Notices the end of the postmaster in the moment it happens.
@@ -186,29 +153,4 @@ pub(crate) async fn refuse_double(node: &Node) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_stands_still_is_looked_at_less_often() {
-        let calm = Status { reason_label: "leading", ..Status::default() };
-        assert!(is_calm(&calm));
-        assert!(!is_calm(&Status { reason_label: "election", ..calm.clone() }));
-        assert!(!is_calm(&Status { trouble: Some("silent".into()), ..calm.clone() }));
-        for change in [|s: &mut Status| s.settings.pause = true, |s: &mut Status| s.settings.synchronous_mode = true] {
-            let mut status = calm.clone();
-            change(&mut status);
-            assert!(!is_calm(&status));
-        }
-        let answered = |written: u64| {
-            let answer = ha::local::Answer { written: Lsn(written), ..ha::local::Answer::default() };
-            standing(&Local { sql: Sql::Up(Box::new(answer)), ..Local::default() })
-        };
-        assert_eq!(answered(1), answered(1));
-        assert_ne!(answered(1), answered(2));
-        assert_eq!(standing(&Local::default()), None);
-    }
 }

@@ -15,6 +15,7 @@ use dcs::{Continuity, Dcs, layout};
 use pool::pooler::Pooler;
 use pool::route::Topology;
 use service::config::{self, Role, Source};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -86,19 +87,20 @@ pub(crate) fn place(config: &pool::config::Config) -> Result<Option<Place>, Stri
 /// A follower has died.
 pub(crate) async fn run(pooler: Arc<Pooler>, first: Option<Place>, leave: CancellationToken) -> Result<(), String> {
     let mut configs = pooler.configs();
-    let mut place = first;
+    let places = watch::Sender::new(first);
     let mut tasks = JoinSet::new();
     let mut followed: BTreeMap<String, CancellationToken> = BTreeMap::new();
     while !leave.is_cancelled() {
         let config = configs.borrow_and_update().clone();
         let named = config.clusters();
         // A reload reads this file too: the members of etcd may have changed.
-        match self::place(&config) {
-            Ok(new) if new == place => {}
+        match place(&config) {
             Ok(new) => {
-                info!(target: "pooler", "cluster_config says something else: connecting to the DCS anew");
-                place = new;
-                std::mem::take(&mut followed).into_values().for_each(|left| left.cancel());
+                _ = places.send_if_modified(|place| {
+                    let changes = *place != new;
+                    *place = new;
+                    changes
+                })
             }
             Err(e) => error!(target: "pooler", "{e}; clusters are followed as before"),
         }
@@ -109,12 +111,10 @@ pub(crate) async fn run(pooler: Arc<Pooler>, first: Option<Place>, leave: Cancel
             }
             kept
         });
-        if let Some(place) = &place {
-            for name in named.into_keys().filter(|n| !followed.contains_key(n)).collect::<Vec<_>>() {
-                let left = leave.child_token();
-                tasks.spawn(follow(pooler.clone(), place.clone(), name.clone(), left.clone()));
-                followed.insert(name, left);
-            }
+        for name in named.into_keys().filter(|n| !followed.contains_key(n)).collect::<Vec<_>>() {
+            let left = leave.child_token();
+            tasks.spawn(follow(pooler.clone(), places.subscribe(), name.clone(), left.clone()));
+            followed.insert(name, left);
         }
         tokio::select! {
             // An error means that the process is ending.
@@ -128,14 +128,44 @@ pub(crate) async fn run(pooler: Arc<Pooler>, first: Option<Place>, leave: Cancel
 }
 
 /// Follows one cluster until told to leave it.
-async fn follow(pooler: Arc<Pooler>, place: Place, name: String, leave: CancellationToken) {
-    let connected = leave.run_until_cancelled(Box::pin(connect(&place, &name))).await;
-    let Some(dcs) = connected else { return };
-    let registered = register::run(pooler.clone(), dcs.clone(), name.clone(), leave);
-    let mut follower = Follower::new(pooler, &place, name);
-    tokio::select! {
-        () = registered => {}
-        () = async { loop { follower.turn(dcs.as_ref()).await } } => {}
+async fn follow(
+    pooler: Arc<Pooler>,
+    mut places: watch::Receiver<Option<Place>>,
+    name: String,
+    leave: CancellationToken,
+) {
+    places.mark_changed();
+    let connected = leave.run_until_cancelled(Box::pin(next_place(&mut places, &name))).await;
+    let Some((place, mut dcs)) = connected else { return };
+    let mut follower = Follower::new(pooler.clone(), &place, name.clone());
+    loop {
+        let registered = register::run(pooler.clone(), dcs.clone(), name.clone(), leave.clone());
+        tokio::select! {
+            () = registered => return,
+            () = async { loop { follower.turn(dcs.as_ref()).await } } => {}
+            // What is known stays, and is followed where it was until the new place answers.
+            (place, new) = Box::pin(next_place(&mut places, &name)) => {
+                info!(target: "pooler", "cluster {name}: cluster_config says something else, and the DCS is read there");
+                dcs = new;
+                follower.moved(&place);
+            }
+        }
+    }
+}
+
+/// The place that is named next, and a connection to it.
+async fn next_place(places: &mut watch::Receiver<Option<Place>>, name: &str) -> (Place, Arc<dyn Dcs>) {
+    loop {
+        if places.changed().await.is_err() {
+            // The process is ending.
+            return std::future::pending().await;
+        }
+        let Some(place) = places.borrow_and_update().clone() else { continue };
+        tokio::select! {
+            dcs = connect(&place, name) => return (place, dcs),
+            // Another was named meanwhile.
+            _ = places.changed() => places.mark_changed(),
+        }
     }
 }
 
@@ -175,6 +205,12 @@ impl Follower {
             unreadable_since: None,
             distrusted: false,
         }
+    }
+
+    /// From now on the DCS is elsewhere, perhaps with another history.
+    fn moved(&mut self, place: &Place) {
+        self.asker = Asker::new(&place.config);
+        (self.continuity, self.distrusted) = (Continuity::new(), false);
     }
 
     /// One reading, and the wait for the next.

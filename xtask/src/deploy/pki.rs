@@ -32,14 +32,16 @@ impl Pki {
     pub(crate) fn open(inventory: &Inventory, beside: &Path) -> Result<Pki> {
         let directory = beside.parent().unwrap_or(Path::new(".")).join("pki").join(&inventory.cluster);
         let pki = Pki { directory };
-        if !pki.path("ca.key").exists() || !pki.path("ca.crt").exists() {
-            if pki.path("ca.crt").exists() {
-                let path = pki.path("ca.key");
-                bail!(
-                    "{} is missing: bring it back from where you keep it. Another authority would lock out every host",
-                    path.display()
-                );
-            }
+        let lost: Vec<&str> = ["ca.key", "ca.crt"].into_iter().filter(|name| !pki.path(name).exists()).collect();
+        if let [name] = lost[..] {
+            let path = pki.path(name);
+            bail!(
+                "{} is missing: bring it back from where you keep it. Another authority would lock out every host; where none has been deployed yet, delete {}",
+                path.display(),
+                pki.directory.display()
+            );
+        }
+        if !lost.is_empty() {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(0o700).create(&pki.directory).context("make a directory for certificates")?;
             say!(

@@ -100,11 +100,12 @@ fn act(unit: &Unit, stamp: &Stamp, facts: &Facts, changed: (bool, bool)) -> Opti
     let service = facts.units.get(&unit.name).cloned().unwrap_or_default();
     let ran_with = service.stamp.unwrap_or_default();
     let doubtful = !service.proven && service.worked;
+    let (restarts, reloads) = (doubtful && !unit.restart_on.is_empty(), doubtful && unit.restart_on.is_empty());
     if !service.active {
         Some(Act::Start)
-    } else if ran_with.restart != stamp.restart || changed.0 || doubtful {
+    } else if ran_with.restart != stamp.restart || changed.0 || restarts {
         Some(Act::Restart)
-    } else if ran_with.reload != stamp.reload || changed.1 {
+    } else if ran_with.reload != stamp.reload || changed.1 || reloads {
         Some(Act::Reload)
     } else if !service.proven {
         Some(Act::Await)
@@ -257,7 +258,7 @@ mod tests {
         assert_eq!(Plan::new(&desired, &facts).lines(), ["reload x.service"]);
         facts = done(&desired);
         facts.units.get_mut("x.service").unwrap().proven = false;
-        assert_eq!(Plan::new(&desired, &facts).lines(), ["restart x.service"]);
+        assert_eq!(Plan::new(&desired, &facts).lines(), ["reload x.service"]);
         facts.units.get_mut("x.service").unwrap().worked = false;
         assert_eq!(Plan::new(&desired, &facts).lines(), ["wait for x.service"]);
     }

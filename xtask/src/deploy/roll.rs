@@ -28,6 +28,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) plan: Plan,
     /// Every file of the role, whether it changes or not.
     pub(crate) files: Vec<PathBuf>,
+    /// Whether somebody has named this very host.
+    pub(crate) named: bool,
 }
 
 impl Turn<'_> {
@@ -158,13 +160,12 @@ pub(crate) fn verifiers(site: &Site, all: &[At<'_>]) -> Result<Option<BTreeMap<S
         return Ok(Some(BTreeMap::new()));
     }
     let query = format!(
-        "SELECT pg_is_in_recovery(); \
-         SELECT rolname, rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL AND rolname IN ({})",
+        "SELECT rolname, rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL AND rolname IN ({})",
         names.join(", ")
     );
     let script = format!(
         "IFS= read -r PGPASSWORD; export PGPASSWORD PGCONNECT_TIMEOUT=5\n{}\
-         psql -h 127.0.0.1 -U postgres -d postgres -XAt -F '\t' -c {}",
+         psql -h 127.0.0.1 -U postgres -d postgres -XAt -F '\t' -c 'SELECT pg_is_in_recovery()' -c {}",
         site.psql(),
         quoted(&query)
     );

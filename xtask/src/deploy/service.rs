@@ -57,14 +57,9 @@ impl At<'_> {
             return Ok(false);
         }
         self.say(&format!("put back {}", said.trim().replace('\n', ", ")));
-        let name = &unit.name;
-        let start = format!("timeout {STARTING} systemctl start {name}");
-        let take = if name == AGENT {
-            // Whatever it's doing: one that never gets ready would be waited for.
-            format!("{} 2>/dev/null || true\n{start}", renew_verb(name))
-        } else {
-            let take = if is_own(unit) { reload(name) } else { work(unit, act) };
-            format!("if systemctl -q is-active {name}; then {take}; else {start}; fi")
+        let take = match act {
+            Act::Reload if !is_own(unit) => work(unit, Act::Reload),
+            _ => work(unit, Act::Restart),
         };
         self.run(&format!("systemctl daemon-reload\n{take}\n")).context("have the service take the earlier files")?;
         self.up(unit, act)?;
@@ -113,13 +108,18 @@ fn script(unit: &Unit, act: Act, stamp: &Stamp) -> String {
 
 fn work(unit: &Unit, act: Act) -> String {
     let name = &unit.name;
+    let start = format!("timeout {STARTING} systemctl start {name}");
     match act {
         // It may have come up by itself, just before its program was replaced.
-        Act::Start | Act::Await if is_own(unit) => {
-            format!("timeout {STARTING} systemctl start {name} && {{ {} || true; }}", renew(unit))
+        Act::Start | Act::Await if is_own(unit) => format!("{start} && {{ {} || true; }}", renew(unit)),
+        Act::Start | Act::Await => start,
+        // One that ends by itself may be between two tries.
+        Act::Restart if name == AGENT => {
+            format!("{{ {} 2>/dev/null || true; }} && systemctl --no-block start {name}", renew_verb(name))
         }
-        Act::Start | Act::Await => format!("timeout {STARTING} systemctl start {name}"),
-        Act::Restart if is_own(unit) => renew_verb(name),
+        Act::Restart if is_own(unit) => {
+            format!("if systemctl -q is-active {name}; then {}; else {start}; fi", renew_verb(name))
+        }
         Act::Restart => format!("timeout {STARTING} systemctl restart {name}"),
         Act::Reload => reload(name),
         Act::Enable => "true".to_owned(),
@@ -195,7 +195,9 @@ const SAME: &str =
 fn keep(files: &[PathBuf]) -> String {
     let copy = |path: &PathBuf| {
         let (path, kept) = places(path);
-        format!("if ! same {path} {kept}; then mkdir -p \"$(dirname {kept})\"; cp -p {path} {kept}.new; fi\n")
+        format!(
+            "rm -f {kept}.new; if ! same {path} {kept}; then mkdir -p \"$(dirname {kept})\"; cp -p {path} {kept}.new; fi\n"
+        )
     };
     let replace = |path: &PathBuf| {
         let (_, kept) = places(path);

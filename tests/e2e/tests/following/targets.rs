@@ -178,8 +178,8 @@ async fn a_pooler_without_a_dcs_asks_the_members_who_leads() -> Result<()> {
     // A reload takes what the file says now.
     std::fs::write(&place, format!("scope: otus\netcd3:\n  hosts: {member}\n")).context("write a file")?;
     front.signal(Signal::HUP)?;
-    let moved = async || Ok(front.log_text().contains("connecting to the DCS anew").then_some(()));
-    cluster.wait("the pooler connects to the DCS anew", SOON, moved).await?;
+    let moved = async || Ok(front.log_text().contains("and the DCS is read there").then_some(()));
+    cluster.wait("the pooler reads the DCS elsewhere", SOON, moved).await?;
     relay.cut();
     cluster.ctl_ok(&["switchover", "--force"], "").await?;
     let newest = cluster.leader_other_than(&new.name, SOON).await?;

@@ -58,8 +58,8 @@ pub(super) async fn measure(programs: &Programs, patroni: Option<&peer::Patroni>
     let _ = writeln!(table, "| the yardstick | | {:.2} |", share(used));
     Ok(format!(
         "## Idle\n\n\
-         Both clusters idle in the same {} s, ttl 30 and loop_wait 10. pgherd's agent looks at its PostgreSQL every \
-         second, and every 3 s while nothing changes, Patroni every loop_wait. The yardstick is a thread that touches {PAGES} pages of its memory once a second and does \
+         Both clusters idle in the same {} s, ttl 30 and loop_wait 10. pgherd's agent looks at its PostgreSQL every second, \
+         Patroni every loop_wait. The yardstick is a thread that touches {PAGES} pages of its memory once a second and does \
          nothing else: what it costs is the machine's price for waking up.\n\n{table}\n",
         STEADY.as_secs()
     ))

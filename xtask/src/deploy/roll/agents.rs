@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Outcome, Turn, together};
 use crate::deploy::apply::At;
-use crate::deploy::inventory::Role;
+use crate::deploy::inventory::{Presence, Role};
 use crate::deploy::role::{self, Site};
 use crate::deploy::service::journal;
 
@@ -59,9 +59,12 @@ fn may(site: &Site, turn: &Turn<'_>, all: &[At<'_>]) -> Result<()> {
         return Ok(());
     }
     let expected: Vec<&str> = site.inventory.with(Role::Postgres).map(|host| host.name.as_str()).collect();
+    let leaving = |name: &str| site.inventory.hosts.iter().any(|h| h.name == name && h.state == Presence::Absent);
     let (begun, mut told) = (Instant::now(), Instant::now());
     loop {
-        let members = members_of_any(all)?;
+        let mut members = members_of_any(all)?;
+        // Who leaves may be in any state.
+        members.retain(|m| m["Role"] == "Leader" || !m["Member"].as_str().is_some_and(leaving));
         let over = begun.elapsed() > PATIENCE;
         let wait = if leader(&members).is_none() {
             (!over).then(|| NO_LEADER.to_owned())
@@ -70,7 +73,14 @@ fn may(site: &Site, turn: &Turn<'_>, all: &[At<'_>]) -> Result<()> {
         };
         match wait {
             None => return Ok(()),
-            Some(trouble) if over => bail!("replace the agent: not while another member is in trouble ({trouble})"),
+            Some(trouble) if turn.named => {
+                turn.at
+                    .say(&format!("named by --host, and so touched although another member is in trouble ({trouble})"));
+                return Ok(());
+            }
+            Some(trouble) if over => bail!(
+                "replace the agent: not while another member is in trouble ({trouble}). If the cure is to be deployed here, name this host by --host"
+            ),
             Some(trouble) => tell(&turn.at, &mut told, &trouble),
         }
         std::thread::sleep(Duration::from_secs(1));
@@ -97,9 +107,10 @@ fn serves(at: &At<'_>, patience: Duration) -> Result<()> {
         let fault = match members(at) {
             Ok(members) => match trouble(&members, &at.host.name) {
                 Some(trouble) => trouble,
-                None => match unsettled(&at.run(DECIDED)?) {
-                    Some(doing) => doing,
-                    None => return Ok(()),
+                None => match at.run(DECIDED).map(|said| unsettled(&said)) {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(doing)) => doing,
+                    Err(error) => format!("{error:#}"),
                 },
             },
             Err(error) => format!("{error:#}"),

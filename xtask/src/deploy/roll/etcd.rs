@@ -31,7 +31,10 @@ pub(super) fn roll(site: &Site, turns: Vec<Turn<'_>>, all: &[At<'_>]) -> Outcome
         outcome.leave(others);
         return outcome;
     }
-    one_by_one(others, |turn| may(site, turn, all), |at| healthy(site, at))
+    // A member that doesn't answer has nothing to lose, and may be what the others wait for.
+    let (sick, well): (Vec<_>, Vec<_>) = others.into_iter().partition(|turn| !answers(site, &turn.at));
+    let turns = sick.into_iter().chain(well).collect();
+    one_by_one(turns, |turn| may(site, turn, all), |at| healthy(site, at))
 }
 
 /// One after the other: a member that is known and doesn't run is one less that may fail.
@@ -54,7 +57,7 @@ fn joins(site: &Site, starts: Vec<Turn<'_>>, member: &At<'_>) -> Outcome {
 
 /// Whether etcd lives on without this member for a moment.
 fn may(site: &Site, turn: &Turn<'_>, all: &[At<'_>]) -> Result<()> {
-    if !turn.interrupts() {
+    if !turn.interrupts() || !answers(site, &turn.at) {
         return Ok(());
     }
     // Those that the inventory doesn't have any more count until they're removed.
@@ -65,7 +68,7 @@ fn may(site: &Site, turn: &Turn<'_>, all: &[At<'_>]) -> Result<()> {
         return Ok(());
     }
     let others = all.iter().filter(|at| at.host.name != turn.at.host.name);
-    let healthy = others.filter(|at| healthy(site, at).is_ok()).count();
+    let healthy = others.filter(|at| answers(site, at)).count();
     ensure!(
         healthy > members / 2,
         "restart etcd: only {healthy} of its {} other members answer, and without this one it would stop: bring them into order first",
@@ -74,9 +77,16 @@ fn may(site: &Site, turn: &Turn<'_>, all: &[At<'_>]) -> Result<()> {
     Ok(())
 }
 
+fn answers(site: &Site, at: &At<'_>) -> bool {
+    at.run(&health(site)).is_ok()
+}
+
 fn healthy(site: &Site, at: &At<'_>) -> Result<()> {
-    let script = format!("{}etcdctl --command-timeout=5s endpoint health >/dev/null", site.etcdctl());
-    at.ssh.wait(at.host, &script, PATIENCE).map(drop).context("wait for etcd to answer")
+    at.ssh.wait(at.host, &health(site), PATIENCE).map(drop).context("wait for etcd to answer")
+}
+
+fn health(site: &Site) -> String {
+    format!("{}etcdctl --command-timeout=5s endpoint health >/dev/null", site.etcdctl())
 }
 
 /// Makes a member that has no data, or was taken out, known to the members that run. One that had the name before has lost
