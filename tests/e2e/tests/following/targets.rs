@@ -93,7 +93,11 @@ async fn readers_go_elsewhere_while_a_replica_has_no_room() -> Result<()> {
     let taken = fill(full).await?;
     ensure!(servers(&front, "ro", 8).await? == vec![free.address.to_string(); 8]);
     drop(taken);
-    let both = async || Ok(servers(&front, "ro", 10).await?.contains(&full.address.to_string()).then_some(()));
+    let both = async || {
+        // Servers that are there are used again, wherever they are.
+        front.sql("pgbouncer", "RECONNECT ro").await?;
+        Ok(servers(&front, "ro", 10).await?.contains(&full.address.to_string()).then_some(()))
+    };
     cluster.wait("readers go to the other one too", SOON, both).await?;
     front.check_log(&["too many clients"])?;
     front.stop()?;
@@ -170,7 +174,10 @@ async fn a_pooler_without_a_dcs_asks_the_members_who_leads() -> Result<()> {
     cluster.ctl_ok(&["switchover", "--force"], "").await?;
     let new = cluster.leader_other_than(&old.name, SOON).await?;
     ensure!(address().await? == new.address.to_string());
-    ensure!(front.log_text().contains(&format!("member {} says that it leads", new.name)));
+    let says = format!("member {} says that it leads", new.name);
+    // Lines are written some milliseconds after what they tell of.
+    let told = async || Ok(front.log_text().contains(&says).then_some(()));
+    cluster.wait("the pooler tells of it", SOON, told).await?;
     relay.mend().await?;
     let mended = async || Ok(front.log_text().contains("the DCS can be read again").then_some(()));
     cluster.wait("the pooler reads the DCS again", SOON, mended).await?;
