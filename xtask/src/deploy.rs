@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail};
 
 use self::apply::At;
 use self::inventory::{Host, Inventory, Presence, Role};
-use self::lock::{Lock, Taken};
+use self::lock::{Locks, Taken};
 use self::plan::Plan;
 use self::remote::Ssh;
 use self::role::Site;
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         say!("warning: {warning}");
     }
     let ssh = Ssh::new(&inventory)?;
-    let site = Site::new(inventory, &args.inventory, args.programs.as_deref())?;
+    let site = Site::new(inventory, &args.inventory, args.programs.as_deref(), args.check)?;
     let run = Run { args, site: &site, ssh: &ssh, failures: RefCell::default(), changes: RefCell::default() };
     run.go()
 }
@@ -90,13 +90,14 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn go(&self) -> Result<()> {
         // Nothing is changed by a check, which therefore keeps nobody out.
-        let _locks = if self.args.check { Vec::new() } else { self.lock()? };
+        let locks = if self.args.check { Locks::default() } else { self.lock()? };
         self.examine();
         if !self.args.check {
             self.install();
         }
-        let whole = ORDER.into_iter().all(|role| self.deploy(role));
+        let whole = ORDER.into_iter().all(|role| self.deploy(role, &locks));
         if whole {
+            locks.held().context("nobody leaves the cluster")?;
             self.dismiss();
         }
         self.report()
@@ -131,15 +132,15 @@ impl<'a> Run<'a> {
 
     /// Keeps other runs off every host, whether it's to be changed or not: two that each change one host would do together
     /// what neither does alone.
-    fn lock(&self) -> Result<Vec<Lock>> {
+    fn lock(&self) -> Result<Locks> {
         let hosts: Vec<At<'_>> = self.site.inventory.hosts.iter().map(|host| At { ssh: self.ssh, host }).collect();
-        let (locks, others) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        let (locks, others) = (Locks::default(), Mutex::new(Vec::new()));
         let failed = roll::together(
             &hosts,
             |at| at.host.name.clone(),
             |at| {
                 match lock::take(at)? {
-                    Taken::Ours(lock) => locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock),
+                    Taken::Ours(lock) => locks.keep(&at.host.name, lock),
                     Taken::Theirs(by) => {
                         let by = format!("{}: locked {by}", at.host);
                         others.lock().unwrap_or_else(PoisonError::into_inner).push(by);
@@ -158,7 +159,7 @@ impl<'a> Run<'a> {
         // A host that nothing is done to may be out of reach.
         let chosen = |name: &String| hosts.iter().any(|at| at.host.name == *name && self.is_chosen(at.host));
         self.fail(failed.into_iter().filter(|(name, _)| chosen(name)).collect());
-        Ok(locks.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(locks)
     }
 
     /// Looks at every host before the first one is changed.
@@ -194,7 +195,7 @@ impl<'a> Run<'a> {
     }
 
     /// Everything for one role. Returns whether the next one may follow: what comes later counts on what comes before.
-    fn deploy(&self, role: Role) -> bool {
+    fn deploy(&self, role: Role, locks: &Locks) -> bool {
         let chosen = self.chosen(role);
         let verifiers = match self.verifiers(role, &chosen) {
             Ok(verifiers) => verifiers,
@@ -206,7 +207,7 @@ impl<'a> Run<'a> {
         };
         let (mut turns, mut changes) = (Vec::new(), Vec::new());
         for at in chosen {
-            match self.turn(at, role, &verifiers) {
+            match self.turn(at, role, &verifiers, locks) {
                 Ok(Some(turn)) => {
                     changes.push((at.host.name.clone(), turn.plan.lines()));
                     turns.push(turn);
@@ -247,7 +248,13 @@ impl<'a> Run<'a> {
     }
 
     /// What a host lacks for one role, if anything, and shows it where wanted.
-    fn turn(&self, at: At<'a>, role: Role, verifiers: &BTreeMap<String, String>) -> Result<Option<Turn<'a>>> {
+    fn turn<'t>(
+        &self,
+        at: At<'t>,
+        role: Role,
+        verifiers: &BTreeMap<String, String>,
+        locks: &'t Locks,
+    ) -> Result<Option<Turn<'t>>> {
         let desired = self.site.desired(at.host, role, verifiers);
         let plan = Plan::new(&desired, &at.facts(&desired)?);
         let lines = plan.lines();
@@ -265,6 +272,7 @@ impl<'a> Run<'a> {
             plan,
             files,
             named: !self.args.host.is_empty(),
+            locks,
         }))
     }
 

@@ -1,11 +1,13 @@
 //! Keeping two runs apart: each holds a lock on every host while it works. The lock belongs to a process on the host that
 //! ends with the run's connection, so that none is left behind, whatever becomes of the run.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::Child;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::apply::At;
 use super::remote::{quoted, understood};
@@ -44,7 +46,7 @@ pub(crate) fn take(at: &At<'_>) -> Result<Taken> {
             understood(&output, Duration::ZERO)?;
             said.context("write to ssh")?.context("write to ssh")?;
             read.context("read from ssh")?.context("read from ssh")?;
-            anyhow::bail!("the host answered {first:?}")
+            bail!("the host answered {first:?}")
         }
     }
 }
@@ -53,6 +55,28 @@ impl Drop for Lock {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
+    }
+}
+
+/// All locks of a run, by host.
+#[derive(Debug, Default)]
+pub(crate) struct Locks(Mutex<BTreeMap<String, Lock>>);
+
+impl Locks {
+    /// Keeps one until the end.
+    pub(crate) fn keep(&self, host: &str, lock: Lock) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned(), lock);
+    }
+
+    /// An error if one is lost: another run may be at work then.
+    pub(crate) fn held(&self) -> Result<()> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (host, lock) in locks.iter_mut() {
+            if lock.child.try_wait().context("look after a lock")?.is_some() {
+                bail!("the lock on {host} is lost with its connection, and another deployment could begin");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -107,5 +131,19 @@ mod tests {
         let mut third = start("you");
         assert_eq!(first_line(&mut third), "locked by us\n");
         drop(Lock { child: third });
+    }
+
+    #[test]
+    fn a_lock_that_ends_before_the_run_is_noticed() {
+        let start = || Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let locks = Locks::default();
+        locks.keep("pg1", Lock { child: start() });
+        let mut lost = start();
+        lost.kill().unwrap();
+        lost.wait().unwrap();
+        locks.held().unwrap();
+        locks.keep("pg2", Lock { child: lost });
+        let told = locks.held().unwrap_err().to_string();
+        assert!(told.contains("pg2"), "{told}");
     }
 }

@@ -28,33 +28,41 @@ pub(crate) struct Pair {
 }
 
 impl Pki {
-    /// The one in `pki/CLUSTER` beside the inventory, made where there is none.
-    pub(crate) fn open(inventory: &Inventory, beside: &Path) -> Result<Pki> {
-        let directory = beside.parent().unwrap_or(Path::new(".")).join("pki").join(&inventory.cluster);
-        let pki = Pki { directory };
-        let lost: Vec<&str> = ["ca.key", "ca.crt"].into_iter().filter(|name| !pki.path(name).exists()).collect();
-        if let [name] = lost[..] {
-            let path = pki.path(name);
-            bail!(
+    /// The one in `pki/CLUSTER` beside the inventory.
+    fn beside(inventory: &Inventory, path: &Path) -> Pki {
+        Pki { directory: path.parent().unwrap_or(Path::new(".")).join("pki").join(&inventory.cluster) }
+    }
+
+    /// A copy, to see what would be made.
+    fn copy(&self, directory: &Path) -> Result<Pki> {
+        let copy = Pki { directory: directory.to_owned() };
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let to = directory.join(entry.file_name());
+            fs::copy(entry.path(), to).with_context(|| format!("read {}", entry.path().display()))?;
+        }
+        Ok(copy)
+    }
+
+    /// Makes an authority where there is none. Returns whether it did.
+    fn establish(&self, cluster: &str) -> Result<bool> {
+        let lost: Vec<&str> = ["ca.key", "ca.crt"].into_iter().filter(|name| !self.path(name).exists()).collect();
+        match lost[..] {
+            [] => return Ok(false),
+            [name] => bail!(
                 "{} is missing: bring it back from where you keep it. Another authority would lock out every host; where none has been deployed yet, delete {}",
-                path.display(),
-                pki.directory.display()
-            );
+                self.path(name).display(),
+                self.directory.display()
+            ),
+            _ => {}
         }
-        if !lost.is_empty() {
-            let mut builder = fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(&pki.directory).context("make a directory for certificates")?;
-            say!(
-                "new certificate authority in {}: keep ca.key safe, and out of version control",
-                pki.directory.display()
-            );
-            let (key, params) = (KeyPair::generate().context("make a key")?, authority(&inventory.cluster));
-            let certificate = params.self_signed(&key).context("make an authority")?;
-            pki.write("ca.key", &key.serialize_pem())?;
-            // Last: its presence says that the authority is complete.
-            pki.write("ca.crt", &certificate.pem())?;
-        }
-        Ok(pki)
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&self.directory).context("make a directory for certificates")?;
+        let (key, params) = (KeyPair::generate().context("make a key")?, authority(cluster));
+        let certificate = params.self_signed(&key).context("make an authority")?;
+        self.write("ca.key", &key.serialize_pem())?;
+        // Last: its presence says that the authority is complete.
+        self.write("ca.crt", &certificate.pem())?;
+        Ok(true)
     }
 
     /// The authority's certificate (PEM).
@@ -145,12 +153,19 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// For every host of an inventory that wants TLS.
-    pub(crate) fn of(inventory: &Inventory, path: &Path) -> Result<Option<Certificates>> {
+    /// For every host of an inventory that wants TLS. What is new is kept beside the inventory, unless this is only a
+    /// `check`.
+    pub(crate) fn of(inventory: &Inventory, path: &Path, check: bool) -> Result<Option<Certificates>> {
         if !inventory.tls {
             return Ok(None);
         }
-        let pki = Pki::open(inventory, path)?;
+        let kept = Pki::beside(inventory, path);
+        let scratch = tempfile::tempdir().context("make a directory")?;
+        let pki = if check { kept.copy(scratch.path())? } else { kept };
+        if pki.establish(&inventory.cluster)? && !check {
+            let directory = pki.directory.display();
+            say!("new certificate authority in {directory}: keep ca.key safe, and out of version control");
+        }
         let mut pairs = std::collections::BTreeMap::new();
         for host in &inventory.hosts {
             pairs.insert(host.name.clone(), pki.pair(inventory, host)?);
@@ -177,22 +192,39 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let beside = directory.path().join("otus.toml");
         let mut inventory = inventory();
-        let first = Pki::open(&inventory, &beside).unwrap().pair(&inventory, &inventory.hosts[0]).unwrap();
-        let again = Pki::open(&inventory, &beside).unwrap().pair(&inventory, &inventory.hosts[0]).unwrap();
-        assert_eq!(first.certificate, again.certificate);
-        inventory.hosts[3].name = "door".to_owned();
-        let other = Pki::open(&inventory, &beside).unwrap().pair(&inventory, &inventory.hosts[0]).unwrap();
-        assert_ne!(first.certificate, other.certificate);
+        inventory.tls = true;
+        let mut first_host = |door: &str| {
+            inventory.hosts[3].name = door.to_owned();
+            let made = Certificates::of(&inventory, &beside, false).unwrap().unwrap();
+            made.pair(&inventory.hosts[0]).unwrap().certificate.clone()
+        };
+        let first = first_host("haproxy");
+        assert_eq!(first, first_host("haproxy"));
+        assert_ne!(first, first_host("door"));
+    }
+
+    #[test]
+    fn a_check_leaves_no_certificates() {
+        let directory = tempfile::tempdir().unwrap();
+        let beside = directory.path().join("otus.toml");
+        let mut inventory = inventory();
+        inventory.tls = true;
+        assert!(Certificates::of(&inventory, &beside, true).unwrap().is_some());
+        assert!(!directory.path().join("pki").exists());
+        let made = Certificates::of(&inventory, &beside, false).unwrap().unwrap();
+        let checked = Certificates::of(&inventory, &beside, true).unwrap().unwrap();
+        assert_eq!(made.authority, checked.authority);
     }
 
     #[test]
     fn a_lost_key_is_not_replaced_by_another_authority() {
         let directory = tempfile::tempdir().unwrap();
         let beside = directory.path().join("otus.toml");
-        let pki = Pki::open(&inventory(), &beside).unwrap();
+        let pki = Pki::beside(&inventory(), &beside);
+        assert!(pki.establish("otus").unwrap());
         let authority = pki.authority().unwrap();
         fs::remove_file(pki.path("ca.key")).unwrap();
-        let told = Pki::open(&inventory(), &beside).unwrap_err().to_string();
+        let told = pki.establish("otus").unwrap_err().to_string();
         assert!(told.contains("ca.key is missing"), "{told}");
         assert_eq!(pki.authority().unwrap(), authority);
     }

@@ -40,9 +40,9 @@ pub(crate) struct Site {
 
 impl Site {
     /// Resolves the passwords, makes the certificates, and reads the programs, which are in dist/ unless they're given.
-    /// `path` is the inventory's.
-    pub(crate) fn new(inventory: Inventory, path: &Path, programs: Option<&Path>) -> Result<Site> {
-        let certificates = Certificates::of(&inventory, path)?;
+    /// `path` is the inventory's. A `check` leaves no new certificates.
+    pub(crate) fn new(inventory: Inventory, path: &Path, programs: Option<&Path>, check: bool) -> Result<Site> {
+        let certificates = Certificates::of(&inventory, path, check)?;
         let superuser = inventory.secrets.superuser.resolve("secrets.superuser")?;
         let replication = inventory.secrets.replication.resolve("secrets.replication")?;
         let dist = checkout::root()?.join("dist");
@@ -182,7 +182,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut site = site();
         site.inventory.tls = true;
-        site.certificates = Certificates::of(&site.inventory, &directory.path().join("otus.toml")).unwrap();
+        site.certificates = Certificates::of(&site.inventory, &directory.path().join("otus.toml"), false).unwrap();
         for (host, role) in [(0, Role::Etcd), (0, Role::Postgres), (0, Role::Pooler), (3, Role::Proxy)] {
             let host = &site.inventory.hosts[host];
             let desired = site.desired(host, role, &BTreeMap::new());

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::apply::At;
 use super::inventory::Role;
+use super::lock::Locks;
 use super::plan::{Act, Plan};
 use super::remote::quoted;
 use super::role::{self, Site};
@@ -30,6 +31,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) files: Vec<PathBuf>,
     /// Whether somebody has named this very host.
     pub(crate) named: bool,
+    /// What keeps other runs away.
+    pub(crate) locks: &'a Locks,
 }
 
 impl Turn<'_> {
@@ -50,6 +53,7 @@ impl Turn<'_> {
     /// Brings the files into order, has the service take them, and waits until it works. If it doesn't, and ever did, the
     /// files that it worked with come back.
     fn take(&self, settled: impl Fn(&At<'_>) -> Result<()>) -> Result<()> {
+        self.locks.held()?;
         let Err(error) = self.at.apply(&self.plan).and_then(|()| self.serve(&settled)) else { return self.prove() };
         let Some((unit, act, _)) = self.plan.units.first() else { return Err(error) };
         match self.go_back(unit, *act, &settled) {

@@ -43,7 +43,7 @@ fn joins(site: &Site, starts: Vec<Turn<'_>>, member: &At<'_>) -> Outcome {
     let mut starts = starts.into_iter();
     for turn in starts.by_ref() {
         // All that can fail comes before the others count on this member.
-        let written = turn.at.apply(&turn.plan);
+        let written = turn.locks.held().and_then(|()| turn.at.apply(&turn.plan));
         let joined = written.and_then(|()| join(site, &turn.at, member));
         let serves = joined.and_then(|()| turn.serve(&|at: &At<'_>| healthy(site, at)));
         if let Err(error) = serves.and_then(|()| turn.prove()) {
