@@ -41,6 +41,9 @@ pub(crate) struct Upkeep {
     running: bool,
     /// The configuration that was last applied, and on which server.
     applied: Option<(Configuration, String)>,
+    /// Somebody wants PostgreSQL to read its files again, whether the agent has changed them or not: certificates and
+    /// files that are included change without it.
+    reload: bool,
     slots: Option<(Slots, Tick)>,
     /// When each other member was last there.
     seen: BTreeMap<String, Tick>,
@@ -54,6 +57,8 @@ pub(crate) struct Upkeep {
 #[derive(Debug)]
 pub(crate) struct Kept {
     applied: Option<(Configuration, String)>,
+    /// A reload that was wanted is still to be done.
+    reload: bool,
     slots: Option<Slots>,
     history: Option<u32>,
     failed: bool,
@@ -63,6 +68,7 @@ pub(crate) struct Kept {
 #[derive(Default)]
 struct Round {
     apply: Option<(Configuration, String)>,
+    reload: bool,
     slots: Option<Slots>,
     history: Option<u32>,
     /// The dynamic configuration, whose key is gone.
@@ -73,6 +79,7 @@ impl Upkeep {
     pub(crate) fn ended(&mut self, kept: Kept, at: Tick) {
         self.running = false;
         self.failed_at = kept.failed.then_some(at);
+        self.reload |= kept.reload;
         if kept.applied.is_some() {
             self.applied = kept.applied;
         }
@@ -93,9 +100,9 @@ impl Upkeep {
         Slots { wanted: names(wanted), gone: names(gone), primary }
     }
 
-    /// The configuration file was read again.
+    /// The configuration file was read again: PostgreSQL is to do the same with its own.
     pub(crate) fn reload(&mut self) {
-        self.applied = None;
+        self.reload = true;
     }
 }
 
@@ -152,7 +159,8 @@ fn due(engine: &mut Engine, at: Tick) -> Round {
         return Round::default();
     }
     let current = (configuration, answer.postmaster_start_time.clone());
-    let apply = (upkeep.applied.as_ref() != Some(&current)).then_some(current);
+    let apply = (upkeep.reload || upkeep.applied.as_ref() != Some(&current)).then_some(current);
+    let reload = std::mem::take(&mut upkeep.reload);
     let primary = !answer.in_recovery;
     let slots = upkeep.slots(cluster, &name, primary, state.settings.member_slots_ttl, at);
     let fresh = upkeep.slots.as_ref().is_some_and(|(done, t)| *done == slots && at.since(*t) < SLOTS_EVERY);
@@ -163,17 +171,17 @@ fn due(engine: &mut Engine, at: Tick) -> Round {
         .then_some(answer.timeline);
     let leads = cluster.is_led_by(&name);
     let config = state.stored.clone().filter(|_| leads && cluster.config.is_none());
-    Round { apply, slots, history: history.filter(|_| leads), config }
+    Round { apply, reload, slots, history: history.filter(|_| leads), config }
 }
 
 async fn run(context: &Context, round: Round) -> Kept {
-    let mut kept = Kept { applied: None, slots: None, history: None, failed: false };
+    let mut kept = Kept { applied: None, reload: false, slots: None, history: None, failed: false };
     if let Some((configuration, server)) = round.apply {
-        match apply(context, &configuration).await {
+        match apply(context, &configuration, round.reload).await {
             Ok(()) => kept.applied = Some((configuration, server)),
             Err(e) => {
                 complain(context, "the server parameters could not be applied", &e);
-                kept.failed = true;
+                (kept.reload, kept.failed) = (round.reload, true);
             }
         }
     }
@@ -218,8 +226,9 @@ fn complain(context: &Context, what: &str, error: &instance::Error) {
     }
 }
 
-/// Writes the server's files and reloads it; what changed is logged in Patroni's words.
-async fn apply(context: &Context, configuration: &Configuration) -> Result<(), instance::Error> {
+/// Writes the server's files and reloads it, if they have changed or it's `wanted`; what changed is logged in Patroni's
+/// words.
+async fn apply(context: &Context, configuration: &Configuration, wanted: bool) -> Result<(), instance::Error> {
     let applied = context.node.instance.apply(configuration).await?;
     for c in &applied.changed {
         let restart = if c.restart { " (restart required)" } else { "" };
@@ -227,9 +236,12 @@ async fn apply(context: &Context, configuration: &Configuration) -> Result<(), i
     }
     if applied.needs_reload() {
         info!("PostgreSQL configuration items changed, reloading configuration.");
-        context.node.instance.reload().await?;
+    } else if wanted {
+        info!("Reloading PostgreSQL configuration.");
+    } else {
+        return Ok(());
     }
-    Ok(())
+    context.node.instance.reload().await
 }
 
 /// Writes the `config` key again unless it is there.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use e2e::{SOON, logged_everywhere};
 use harness::{Cluster, Node, Options, Store};
+use rustix::process::Signal;
 
 #[tokio::test]
 async fn a_day_with_a_cluster_on_the_embedded_store() -> Result<()> {
@@ -24,6 +25,7 @@ async fn live_through(cluster: Cluster) -> Result<()> {
     every_member_can_be_rewound_again(&cluster).await?;
     a_stopped_leader_is_replaced_and_returns(&cluster).await?;
     a_parameter_is_changed(&cluster).await?;
+    a_reload_reaches_postgresql(&cluster).await?;
     a_parameter_waits_for_a_restart(&cluster).await?;
     the_cluster_is_restarted(&cluster).await?;
     cluster.finish(&[]).await
@@ -164,6 +166,24 @@ async fn a_parameter_is_changed(cluster: &Cluster) -> Result<()> {
     edit_config(cluster, "temp_buffers: 16MB").await?;
     logged_everywhere(cluster, " INFO: Changed temp_buffers from 1024 to 16MB\n").await?;
     setting_everywhere(cluster, "temp_buffers", "16MB").await
+}
+
+/// Also when no setting has changed: certificates and included files are read anew.
+async fn a_reload_reaches_postgresql(cluster: &Cluster) -> Result<()> {
+    let loaded = async |node| Ok::<_, anyhow::Error>(cluster.sql(node, "SELECT pg_conf_load_time()").await?.concat());
+    for by_signal in [false, true] {
+        for node in &cluster.nodes {
+            let before = loaded(node).await?;
+            if by_signal {
+                node.signal_agent(Signal::HUP)?;
+            } else {
+                cluster.ctl_ok(&["reload", "otus", &node.name, "--force"], "").await?;
+            }
+            let again = || async { Ok((loaded(node).await? != before).then_some(())) };
+            cluster.wait("PostgreSQL has read its files again", SOON, again).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn a_parameter_waits_for_a_restart(cluster: &Cluster) -> Result<()> {
