@@ -33,6 +33,9 @@ data() {
 }
 agent=$(sed -n 's/^  data_dir: //p' /etc/pgherd/agent.yml 2>/dev/null)
 if [ -n "$agent" ]; then printf 'agent\t%s\n' "$agent"; data "$agent"; fi
+if [ -e /etc/pgherd/pgherdctl.yml ]; then
+    grep -q 'protocol: https' /etc/pgherd/pgherdctl.yml && printf 'tls\ton\n' || printf 'tls\toff\n'
+fi
 . /etc/os-release && printf 'system\t%s\n' "$ID"
 dpkg-query -W -f 'package\t${Package}\t${db:Status-Status}\n' 2>/dev/null
 ss -Hltnp 2>/dev/null | awk '{ n = split($4, a, ":"); print "port\t" a[n] "\t" $6 }'
@@ -110,6 +113,7 @@ fn note(facts: &mut Facts, fields: &[&str]) -> Result<()> {
         ["data", path, version] => {
             facts.data.insert(path.into(), (*version).to_owned());
         }
+        ["tls", on] => facts.tls = Some(*on == "on"),
         ["agent", path] => facts.agents = Some(path.into()),
         _ => anyhow::bail!("no such line is expected"),
     }
@@ -130,7 +134,7 @@ mod tests {
              path\t/etc/x\tf\troot:root\t640\tabc\npath\t/var/x\td\tetcd:etcd\t700\t-\n\
              unit\tetcd.service\tenabled\tactive\trunning\ta b\tworked\nunit\thaproxy.service\t\tinactive\tdead\t\t\n\
              unit\tx.service\tenabled\tactivating\tauto-restart\ta b unproven\t\n\
-             free\t/\t1000\nagent\t/var/lib/x\ndata\t/var/lib/x\t15\n",
+             free\t/\t1000\ntls\ton\nagent\t/var/lib/x\ndata\t/var/lib/x\t15\n",
         )
         .unwrap();
         assert!(facts.packages.contains("etcd-server") && !facts.packages.contains("haproxy"));
@@ -145,6 +149,7 @@ mod tests {
         assert!(!facts.units["x.service"].proven && !facts.units["x.service"].active);
         assert_eq!(facts.units["haproxy.service"], Service::default());
         assert_eq!(facts.data[Path::new("/var/lib/x")], "15");
+        assert_eq!(facts.tls, Some(true));
         assert_eq!(facts.agents.as_deref(), Some(Path::new("/var/lib/x")));
     }
 

@@ -151,17 +151,25 @@ pub(crate) fn objection(desired: &Desired, facts: &Facts, version: u32) -> Optio
             return Some(("ports", format!("port {port}, which {} needs, is taken by {by}", unit.name)));
         }
     }
-    if let (Some(ours), Some(theirs)) = (desired.file(Path::new(CA)), facts.paths.get(Path::new(CA)))
-        && ours.sha256() != theirs.sha256
-    {
-        return Some((
-            "certificates",
-            format!(
-                "{CA} is of another authority than pki/ beside the inventory, and the hosts would trust each other no more: bring pki/ from where the cluster was deployed before"
-            ),
+    certificates(desired, facts)
+        .map(|reason| ("certificates", reason))
+        .or_else(|| foreign_data(desired, facts, version).map(|reason| ("data directory", reason)))
+}
+
+fn certificates(desired: &Desired, facts: &Facts) -> Option<String> {
+    let ours = desired.file(Path::new(CA));
+    let deployed = facts.units.values().any(|service| service.stamp.is_some());
+    if let Some(theirs) = facts.tls.filter(|theirs| deployed && *theirs != ours.is_some()) {
+        let ours = ours.is_some();
+        return Some(format!(
+            "the cluster was deployed with tls = {theirs}, and the inventory says {ours}: members of etcd that speak TLS don't understand those that don't, so that a change is not deployed"
         ));
     }
-    foreign_data(desired, facts, version).map(|reason| ("data directory", reason))
+    (ours?.sha256() != facts.paths.get(Path::new(CA))?.sha256).then(|| {
+        format!(
+            "{CA} is of another authority than pki/ beside the inventory, and the hosts would trust each other no more: bring pki/ from where the cluster was deployed before"
+        )
+    })
 }
 
 fn foreign_data(desired: &Desired, facts: &Facts, version: u32) -> Option<String> {
@@ -231,6 +239,7 @@ mod tests {
             ports: [(5432, "postgres".to_owned())].into(),
             data: [("/data".into(), "15".to_owned())].into(),
             agents: Some("/data".into()),
+            tls: Some(false),
         }
     }
 
@@ -276,6 +285,7 @@ mod tests {
         let mut desired = desired();
         desired.files.push(File::text(CA, "ours".to_owned()));
         let mut facts = done(&desired);
+        facts.tls = Some(true);
         assert_eq!(objection(&desired, &facts, 15), None);
         let theirs = Found { is_directory: false, owner: "root:root".into(), mode: 0o644, sha256: "theirs".into() };
         facts.paths.insert(CA.into(), theirs);
@@ -295,6 +305,7 @@ mod tests {
         assert_eq!(refused(&|f| f.units.get_mut("x.service").unwrap().stamp = None), Some("services"));
         assert_eq!(refused(&|f| f.units.clear()), Some("ports"));
         assert_eq!(refused(&|f| f.units.get_mut("x.service").unwrap().active = false), None);
+        assert_eq!(refused(&|f| f.tls = Some(true)), Some("certificates"));
         assert_eq!(refused(&|f| f.agents = None), Some("data directory"));
         let elsewhere = |f: &mut Facts| {
             f.agents = Some("/older".into());

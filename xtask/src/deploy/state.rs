@@ -104,6 +104,8 @@ pub(crate) struct Facts {
     pub(crate) data: BTreeMap<PathBuf, String>,
     /// The data directory of the agent that an earlier run has set up.
     pub(crate) agents: Option<PathBuf>,
+    /// Whether an earlier run has had everything speak TLS.
+    pub(crate) tls: Option<bool>,
 }
 
 /// A file or directory as it is.
