@@ -97,8 +97,7 @@ impl<'a> Run<'a> {
         }
         let whole = ORDER.into_iter().all(|role| self.deploy(role, &locks));
         if whole {
-            locks.held().context("nobody leaves the cluster")?;
-            self.dismiss();
+            self.dismiss(&locks);
         }
         self.report()
     }
@@ -277,7 +276,7 @@ impl<'a> Run<'a> {
     }
 
     /// Hosts that leave go last, when nobody is sent there any more, and not while those that stay are in trouble.
-    fn dismiss(&self) {
+    fn dismiss(&self, locks: &Locks) {
         let etcd = self.reachable(Role::Etcd);
         let (leaving, staying): (Vec<&Host>, Vec<&Host>) =
             self.site.inventory.hosts.iter().partition(|h| h.state == Presence::Absent);
@@ -293,9 +292,10 @@ impl<'a> Run<'a> {
                 at.say("doesn't leave the cluster after that failure");
                 continue;
             }
-            // One that is gone for good is still a member of etcd.
-            let left =
-                if failed(host) { roll::forget(self.site, &at, &etcd) } else { roll::leave(self.site, &at, &etcd) };
+            let left = locks.held().and_then(|()| {
+                // One that is gone for good is still a member of etcd.
+                if failed(host) { roll::forget(self.site, &at, &etcd) } else { roll::leave(self.site, &at, &etcd) }
+            });
             match left {
                 Ok(true) => drop(self.note(&host.name, "leave the cluster")),
                 Ok(false) => {}
