@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use harness::programs;
 
+use self::image::Release;
 use self::machine::Machine;
 use crate::checkout;
 use crate::packages::{self, Need};
@@ -58,7 +59,11 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Order {
     /// Make the hosts pg1, pg2, pg3 and haproxy, or boot those that are off
-    Up,
+    Up {
+        /// Debian's release [default: that of the hosts' image, or bookworm]
+        #[arg(long)]
+        release: Option<Release>,
+    },
     /// Power the hosts off and remove their network
     Down {
         /// Delete their disks and the image too
@@ -88,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let lab = Lab::of_checkout()?;
     match &args.order {
-        Order::Up => lab.up(),
+        Order::Up { release } => lab.up(Release::of(&lab, *release)),
         Order::Down { wipe } => lab.down(*wipe),
         Order::Ssh { host, command } => lab.ssh(host, command),
         Order::Status => lab.status(),
@@ -138,13 +143,13 @@ impl Lab {
         }
     }
 
-    fn up(&self) -> Result<()> {
+    fn up(&self, release: Release) -> Result<()> {
         let begun = Instant::now();
         packages::ensure(&NEEDS)?;
         kernel::check()?;
         self.prepare()?;
         let _lock = self.lock()?;
-        image::ensure(self)?;
+        image::ensure(self, release)?;
         access::ensure_key(self)?;
         network::up(self)?;
         let machines = HOSTS.iter().map(|host| Machine::of(self, host)).collect::<Result<Vec<_>>>()?;

@@ -12,18 +12,60 @@ use anyhow::{Context, Result, bail};
 use super::{HOSTS, Host, Lab, access, network};
 use crate::checkout;
 
-/// Debian's release.
-const RELEASE: &str = "bookworm";
+/// Debian's release that hosts run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Release {
+    /// Debian 12
+    Bookworm,
+    /// Debian 13
+    Trixie,
+}
+
+impl Release {
+    const ALL: [Release; 2] = [Release::Bookworm, Release::Trixie];
+
+    fn name(self) -> &'static str {
+        match self {
+            Release::Bookworm => "bookworm",
+            Release::Trixie => "trixie",
+        }
+    }
+
+    /// The major version of PostgreSQL in it.
+    pub(super) fn postgresql(self) -> u32 {
+        match self {
+            Release::Bookworm => 15,
+            Release::Trixie => 17,
+        }
+    }
+
+    /// The one of the image that is there.
+    fn made(lab: &Lab) -> Option<Release> {
+        let text = fs::read_to_string(directory(lab).join("etc/os-release")).ok()?;
+        Release::ALL.into_iter().find(|r| text.lines().any(|l| l == format!("VERSION_CODENAME={}", r.name())))
+    }
+
+    /// The one of the laboratory: of its image, unless another is wanted.
+    pub(super) fn of(lab: &Lab, wanted: Option<Release>) -> Release {
+        wanted.or_else(|| Release::made(lab)).unwrap_or(Release::Bookworm)
+    }
+
+    /// A suite of another release, or of this one, as this one calls it.
+    fn suite(self, suite: &str) -> Option<String> {
+        let rest = Release::ALL.into_iter().find_map(|r| suite.strip_prefix(r.name()))?;
+        (rest.is_empty() || rest.starts_with('-')).then(|| format!("{}{rest}", self.name()))
+    }
+}
 
 /// What a host has before anything is deployed to it, beside Debian's minimum.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,sudo,iproute2,iputils-ping,procps,\
                         ca-certificates";
 
-/// Sources where this machine's apt names none of Debian's.
+/// What is taken for this machine's apt where that names no mirror of Debian's.
 const SOURCES: [&str; 3] = [
-    "deb http://deb.debian.org/debian/ bookworm main",
-    "deb http://deb.debian.org/debian/ bookworm-updates main",
-    "deb http://deb.debian.org/debian-security/ bookworm-security main",
+    "Debian http://deb.debian.org/debian/ bookworm main",
+    "Debian http://deb.debian.org/debian/ bookworm-updates main",
+    "Debian http://deb.debian.org/debian-security/ bookworm-security main",
 ];
 
 /// Settings of this machine's apt that hosts need to get packages as it does: proxies, and what a mirror may be like.
@@ -56,6 +98,7 @@ const STAGES: [&str; 6] = [
 
 /// All that decides what the image is.
 struct Recipe {
+    release: Release,
     /// Lines of sources.list; the first names the mirror for debootstrap.
     sources: Vec<String>,
     /// Files that are written into it.
@@ -64,10 +107,10 @@ struct Recipe {
 
 impl Recipe {
     /// The recipe for this machine.
-    fn here() -> Result<Recipe> {
+    fn here(release: Release) -> Result<Recipe> {
         let format = "$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)";
         let targets = output_of("apt-get", &["indextargets", "--format", format, "Created-By: Packages"]);
-        let sources = sources(&targets);
+        let sources = sources(&targets, release);
         let mut files = vec![
             ("etc/apt/sources.list".into(), sources.join("\n") + "\n"),
             ("etc/apt/apt.conf.d/90lab".into(), settings(&output_of("apt-config", &["dump", "Acquire"]))),
@@ -84,7 +127,7 @@ impl Recipe {
             }
         }
         files.sort();
-        Ok(Recipe { sources, files })
+        Ok(Recipe { release, sources, files })
     }
 
     /// The mirror for debootstrap.
@@ -94,7 +137,7 @@ impl Recipe {
 
     /// All of it as text: where that is the same, the image is.
     fn stamp(&self) -> String {
-        let mut text = format!("{RELEASE} with {PACKAGES}\n{SCRIPT}");
+        let mut text = format!("{} with {PACKAGES}\n{SCRIPT}", self.release.name());
         for (path, content) in &self.files {
             text += &format!("--- {}\n{content}", path.display());
         }
@@ -102,24 +145,24 @@ impl Recipe {
     }
 }
 
-/// Lines of sources.list for those of apt's targets that are Debian's own, in apt's order.
-fn sources(targets: &str) -> Vec<String> {
+/// Lines of sources.list for those of apt's targets that are Debian's own, in apt's order. A mirror has all releases.
+fn sources(targets: &str, release: Release) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for line in targets.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
         let ["Debian", uri, suite, component] = fields[..] else { continue };
-        let fits = suite == RELEASE || suite.strip_prefix(RELEASE).is_some_and(|s| s.starts_with('-'));
+        let Some(suite) = release.suite(suite) else { continue };
         let source = format!("deb {uri} {suite} {component}");
-        if fits && uri.starts_with("http") && !found.contains(&source) {
+        if uri.starts_with("http") && !found.contains(&source) {
             found.push(source);
         }
     }
-    let has_release = found.iter().any(|s| s.ends_with(&format!(" {RELEASE} main")));
-    if !has_release {
-        return SOURCES.map(str::to_owned).to_vec();
+    let main = format!(" {} main", release.name());
+    if !found.iter().any(|s| s.ends_with(&main)) {
+        return sources(&SOURCES.join("\n"), release);
     }
     // debootstrap takes the first.
-    found.sort_by_key(|s| !s.ends_with(&format!(" {RELEASE} main")));
+    found.sort_by_key(|s| !s.ends_with(&main));
     found
 }
 
@@ -144,8 +187,8 @@ fn stamp_file(lab: &Lab) -> PathBuf {
 }
 
 /// Makes the image unless it's there and of this recipe, or every host has its disk.
-pub(super) fn ensure(lab: &Lab) -> Result<()> {
-    let recipe = Recipe::here()?;
+pub(super) fn ensure(lab: &Lab, release: Release) -> Result<()> {
+    let recipe = Recipe::here(release)?;
     let image = directory(lab);
     if image.is_dir() && fs::read_to_string(stamp_file(lab)).is_ok_and(|s| s == recipe.stamp()) {
         return Ok(());
@@ -157,7 +200,7 @@ pub(super) fn ensure(lab: &Lab) -> Result<()> {
         return Ok(());
     }
     let begun = Instant::now();
-    say!("making the image that hosts are copied from: Debian {RELEASE} from {}", recipe.mirror()?);
+    say!("making the image that hosts are copied from: Debian {} from {}", release.name(), recipe.mirror()?);
     let fresh = image.with_extension("new");
     delete(&fresh)?;
     let log = lab.log("image");
@@ -173,8 +216,8 @@ pub(super) fn ensure(lab: &Lab) -> Result<()> {
 fn make(recipe: &Recipe, into: &Path, log: &mut File) -> Result<()> {
     // What debootstrap mounts goes away with the namespace, however it ends.
     let mut command = Command::new("unshare");
-    command.args(["--mount", "debootstrap", "--variant=minbase", &format!("--include={PACKAGES}"), RELEASE]);
-    command.arg(into).arg(recipe.mirror()?);
+    command.args(["--mount", "debootstrap", "--variant=minbase", &format!("--include={PACKAGES}")]);
+    command.arg(recipe.release.name()).arg(into).arg(recipe.mirror()?);
     logged(&mut command, log).context("debootstrap")?;
     for (path, content) in &recipe.files {
         write(into, path, content)?;
@@ -272,14 +315,18 @@ mod tests {
                        Debian http://mirror/debian/ bookworm main\n";
         let expected =
             ["deb http://mirror/debian/ bookworm main", "deb http://mirror/debian-security/ bookworm-security main"];
-        assert_eq!(sources(targets), expected);
+        assert_eq!(sources(targets, Release::Bookworm), expected);
+        let other = expected.map(|line| line.replace("bookworm", "trixie"));
+        assert_eq!(sources(targets, Release::Trixie), other);
     }
 
     #[test]
     fn without_sources_of_this_release_debians_usual_ones_serve() {
-        assert_eq!(sources(""), SOURCES);
-        assert_eq!(sources("Ubuntu http://mirror/ubuntu/ noble main\n"), SOURCES);
-        assert_eq!(sources("Debian http://mirror/debian/ bookworm-backports main\n"), SOURCES);
+        let usual = sources("", Release::Bookworm);
+        assert_eq!(usual[0], "deb http://deb.debian.org/debian/ bookworm main");
+        assert_eq!(usual.len(), SOURCES.len());
+        assert_eq!(sources("Ubuntu http://mirror/ubuntu/ noble main\n", Release::Bookworm), usual);
+        assert_eq!(sources("Debian http://mirror/debian/ bookworm-backports main\n", Release::Bookworm), usual);
     }
 
     #[test]
@@ -294,7 +341,7 @@ mod tests {
         let recipe = |mirror: &str, content: &str| {
             let sources = vec![format!("deb {mirror} bookworm main")];
             let files = vec![("etc/apt/sources.list".into(), sources.join("\n")), ("etc/x".into(), content.to_owned())];
-            Recipe { sources, files }.stamp()
+            Recipe { release: Release::Bookworm, sources, files }.stamp()
         };
         assert_eq!(recipe("http://a/", "x"), recipe("http://a/", "x"));
         assert_ne!(recipe("http://a/", "x"), recipe("http://b/", "x"));

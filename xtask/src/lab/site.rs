@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::image::Release;
 use super::walk::Walk;
 use super::{BOOTING, HOSTS, Lab, Machine, POWERING_OFF, access, image, machine};
 use crate::programs::PROGRAMS;
@@ -58,7 +59,8 @@ pub(super) struct Test {
 pub(super) fn deploy(lab: &Lab, args: &Deploy) -> Result<()> {
     let inventory = lab.directory.join("otus.toml");
     let tls = args.tls || is_encrypted(lab);
-    fs::write(&inventory, text(tls)).with_context(|| format!("write {}", inventory.display()))?;
+    fs::write(&inventory, text(tls, Release::of(lab, None)))
+        .with_context(|| format!("write {}", inventory.display()))?;
     deploy::run(&deploy::Args {
         inventory,
         host: args.host.clone(),
@@ -73,14 +75,14 @@ fn is_encrypted(lab: &Lab) -> bool {
     fs::read_to_string(lab.directory.join("otus.toml")).is_ok_and(|text| text.lines().any(|l| l == "tls = true"))
 }
 
-fn text(tls: bool) -> String {
+fn text(tls: bool, release: Release) -> String {
     let secret = |text: &str, variable: &str, password: &str| {
         text.replace(&format!("\"env:{variable}\""), &format!("\"command:echo {password}\""))
     };
     let text = secret(INVENTORY, "PGHERD_SUPERUSER_PASSWORD", SUPERUSER);
     let text = secret(&text, "PGHERD_REPLICATION_PASSWORD", REPLICATION);
     let text = if tls { text.replacen("# tls = true", "tls = true", 1) } else { text };
-    text + SSH
+    text.replacen("version = 15", &format!("version = {}", release.postgresql()), 1) + SSH
 }
 
 /// Types the walk-through, then upgrades pgherd and replaces a host while clients work.
@@ -149,7 +151,7 @@ impl<'a> Load<'a> {
             "",
         )?;
         let command = format!(
-            "{} nohup setsid /usr/lib/postgresql/15/bin/pgbench -n -c 8 -j 1 -R 100 -T 3600 -M prepared -f /tmp/load.sql \
+            "{} nohup setsid /usr/lib/postgresql/*/bin/pgbench -n -c 8 -j 1 -R 100 -T 3600 -M prepared -f /tmp/load.sql \
              '{}' </dev/null >/tmp/load.out 2>/tmp/load.err & echo $! > /tmp/load.pid",
             walk.environment(),
             walk.address("127.0.0.1", 6543, "rw"),
@@ -263,10 +265,11 @@ mod tests {
 
     #[test]
     fn the_laboratorys_inventory_is_the_walk_throughs_with_its_passwords() {
-        let text = text(true);
+        let text = text(true, Release::Trixie);
         let lines = || text.lines().filter(|l| !l.starts_with('#'));
         assert!(!lines().any(|l| l.contains("env:")), "{text}");
         assert!(lines().any(|l| l.contains("command:echo otus")) && lines().any(|l| l == "tls = true"));
-        assert!(!super::text(false).lines().any(|l| l == "tls = true"));
+        assert!(lines().any(|l| l == "version = 17"), "{text}");
+        assert!(!super::text(false, Release::Bookworm).lines().any(|l| l == "tls = true"));
     }
 }
