@@ -93,6 +93,15 @@ impl<'a> Walk<'a> {
 
     /// Through HAProxy in the form that leads to any pooler: each finds the leader, and the replicas.
     pub(super) fn any_pooler_leads_everywhere(&self) -> Result<()> {
+        // Until it has asked them, HAProxy takes all servers as good.
+        self.soon(|| {
+            let page = self.page("/;csv")?;
+            let passed =
+                |name: &&str| page.lines().any(|l| l.starts_with(&format!("postgres,{name},")) && l.contains(",L7OK,"));
+            let failed: Vec<&str> = MEMBERS.into_iter().map(|(name, _)| name).filter(|name| !passed(name)).collect();
+            ensure!(failed.is_empty(), "HAProxy's check of {failed:?} doesn't pass:\n{page}");
+            Ok(())
+        })?;
         for (database, in_recovery) in [("rw", "f"), ("ro", "t")] {
             for _ in 0..2 * MEMBERS.len() {
                 self.soon(|| {
@@ -193,10 +202,15 @@ impl<'a> Walk<'a> {
     }
 
     fn web_page(&self) -> Result<()> {
-        let page = "bash -c 'exec 3<>/dev/tcp/192.168.11.104/7000; printf \"GET / HTTP/1.0\\r\\n\\r\\n\" >&3; cat <&3'";
-        let said = self.type_on("pg1", page, "")?;
+        let said = self.page("/")?;
         ensure!(said.contains("200 OK") && MEMBERS.iter().all(|(name, _)| said.contains(name)), "{said}");
         Ok(())
+    }
+
+    /// What HAProxy shows, by HTTP.
+    fn page(&self, path: &str) -> Result<String> {
+        let get = format!("exec 3<>/dev/tcp/{DOOR}/7000; printf \"GET {path} HTTP/1.0\\r\\n\\r\\n\" >&3; cat <&3");
+        self.type_on("pg1", &format!("bash -c '{get}'"), "")
     }
 
     fn pools(&self) -> Result<()> {

@@ -1,33 +1,13 @@
 //! HAProxy in front of the poolers.
 
-use std::fmt::Write;
-
 use super::{CA, HEADER, Site};
-use crate::deploy::inventory::{Form, Role, bracketed};
+use crate::deploy::inventory::{Form, Host, Role, bracketed};
 use crate::deploy::state::{Desired, File, Unit};
 
 const CONFIGURATION: &str = "/etc/haproxy/haproxy.cfg";
 
-/// Port 7000 shows what HAProxy thinks, as in the walk-through.
-const HEAD: &str = "global
-    maxconn 1000
-    log     127.0.0.1 local2
-
-defaults
-    log global
-    mode tcp
-    retries 2
-    timeout client 30m
-    timeout connect 4s
-    timeout server 30m
-    timeout check 5s
-
-listen stats
-    mode http
-    bind *:7000
-    stats enable
-    stats uri /
-";
+/// The door to poolers, an example that is complete but for whose servers it names: those come last.
+const POOLERS: &str = include_str!("../../../../deploy/haproxy-poolers.cfg");
 
 /// What a door to one role asks: the agents, which say whether their server has it.
 const ASKED: &str = "    http-check expect status 200
@@ -43,16 +23,6 @@ listen replicas
     bind *:5001
     balance leastconn
     option httpchk OPTIONS /replica
-";
-/// A pooler is asked for PostgreSQL's answer to a request for TLS: one byte.
-const POOLERS: &str = "
-listen postgres
-    bind *:5000
-    balance leastconn
-    option tcp-check
-    tcp-check send-binary 0000000804d2162f
-    tcp-check expect rbinary ^(4e|53)
-    default-server inter 1s fall 2 rise 1 on-marked-down shutdown-sessions
 ";
 
 pub(super) fn desired(site: &Site) -> Desired {
@@ -73,25 +43,26 @@ pub(super) fn desired(site: &Site) -> Desired {
 }
 
 fn text(site: &Site) -> String {
-    let mut text = format!("{HEADER}{HEAD}");
-    let mut door = |listen: &str, health: &str, check: &str| {
-        text.push_str(listen);
-        text.push_str(health);
-        for host in site.inventory.with(Role::Pooler) {
-            // Writing to a String doesn't fail.
-            let _ = writeln!(text, "    server {host} {}:6543 maxconn 1000 check{check}", bracketed(host.address));
-        }
-    };
     let tls = format!(" check-ssl verify required ca-file {CA}");
     let asked = format!(" port 8008{}", if site.certificates.is_some() { &tls } else { "" });
+    let servers = |check: &str| {
+        let of =
+            |host: &Host| format!("    server {host} {}:6543 maxconn 1000 check{check}\n", bracketed(host.address));
+        site.inventory.with(Role::Pooler).map(of).collect::<String>()
+    };
+    let poolers = || {
+        let own = |line: &&str| !line.starts_with('#') && !line.starts_with("    server ");
+        POOLERS.lines().filter(own).map(|line| format!("{line}\n")).collect::<String>()
+    };
     match site.inventory.proxy.form {
         Form::Leader => {
-            door(LEADER, ASKED, &asked);
-            door(REPLICAS, ASKED, &asked);
+            let head = poolers();
+            let head = head.split_once("\nlisten postgres").map_or("", |(head, _)| head);
+            let servers = servers(&asked);
+            format!("{HEADER}{head}{LEADER}{ASKED}{servers}{REPLICAS}{ASKED}{servers}")
         }
-        Form::Poolers => door(POOLERS, "", ""),
+        Form::Poolers => format!("{HEADER}{}{}", poolers(), servers("")),
     }
-    text
 }
 
 #[cfg(test)]
