@@ -249,6 +249,13 @@ fn fits(cluster: &Cluster, request: &Failover, switchover: bool) -> Result<(), R
         return refuse(format!("{word} is possible only to a specific candidate in a paused state"));
     }
     let leader = cluster.leader.as_ref().map(|l| l.name.as_str());
+    let other = cluster.failover.as_ref().filter(|f| f.value.scheduled_at.is_none());
+    if let (Some(other), Some(term)) = (other, cluster.term())
+        && other.revision > term.revision
+    {
+        let to = other.value.candidate.as_deref().map(|c| format!(" to {c}")).unwrap_or_default();
+        return refuse(format!("another change of the leader{to} is being carried out"));
+    }
     match (leader, &request.leader) {
         (None, _) if switchover => return refuse("switchover is not possible: cluster has no leader".into()),
         (Some(now), Some(said)) if now != said => return refuse("leader name does not match".into()),

@@ -69,6 +69,8 @@ pub struct Memory {
 pub struct Handover {
     /// The term being given up.
     pub term: Term,
+    /// The revision of the request that is carried out; `None` when this node leaves by itself.
+    pub request: Option<i64>,
     /// Since when.
     pub since: Tick,
     /// The chosen successor, once known.
@@ -77,4 +79,6 @@ pub struct Handover {
     pub checkpointed: bool,
     /// The shutdown was ordered.
     pub stopping: bool,
+    /// When PostgreSQL was first seen shut down.
+    pub stopped: Option<Tick>,
 }

@@ -92,7 +92,7 @@ impl Scenario {
             ("unreadable", []) => self.view.dcs.unreadable = true,
             ("readable", []) => self.view.dcs.unreadable = false,
             ("distrusted", _) => self.view.dcs.distrusted = Some(rest.join(" ")),
-            ("data" | "server" | "standby" | "refusing", _) => self.local(verb, rest),
+            ("data" | "server" | "standby" | "standbys" | "refusing", _) => self.local(verb, rest),
             ("peers", ["at", t, answers @ ..]) => {
                 let answers: BTreeMap<_, _> = answers.iter().map(|a| peer(a)).collect();
                 self.view.peers = Some(Round { asked_at: tick(t), answers });
@@ -213,8 +213,14 @@ impl Scenario {
                     flushed: lsn(position),
                     redo: lsn(position),
                     synchronous_standby_names: names.join(" "),
+                    replication: ["n2", "n3"].map(|name| standby(name, "async", position)).into(),
                     ..Answer::default()
                 }));
+            }
+            // Nobody streams but those who are named then.
+            ("standbys", ["none"]) => {
+                let Sql::Up(answer) = &mut l.sql else { panic!("no server to have standbys") };
+                answer.replication.clear();
             }
             ("server", ["replica", timeline, position, rest @ ..]) => {
                 l.process = running(true);
@@ -236,13 +242,8 @@ impl Scenario {
             }
             ("standby", [name, sync_state, flushed]) => {
                 let Sql::Up(answer) = &mut l.sql else { panic!("no server to have standbys") };
-                answer.replication.push(Standby {
-                    application_name: (*name).to_owned(),
-                    state: "streaming".into(),
-                    sync_state: (*sync_state).to_owned(),
-                    flush_lsn: Some(lsn(flushed)),
-                    ..Standby::default()
-                });
+                answer.replication.retain(|s| s.sync_state != "async" && s.application_name != *name);
+                answer.replication.push(standby(name, sync_state, flushed));
             }
             ("refusing", ["since", t]) => l.refusing_since = Some(tick(t)),
             _ => panic!("what does {verb} {rest:?} mean?"),
@@ -262,6 +263,16 @@ impl Scenario {
         assert!(wake < Duration::from_secs(3600), "wakes much too late");
         text.push_str(&format!("  again in {:.3} s{past}\n", wake.as_secs_f64()));
         text
+    }
+}
+
+fn standby(name: &str, sync_state: &str, flushed: &str) -> Standby {
+    Standby {
+        application_name: name.to_owned(),
+        state: "streaming".into(),
+        sync_state: sync_state.to_owned(),
+        flush_lsn: Some(lsn(flushed)),
+        ..Standby::default()
     }
 }
 

@@ -374,7 +374,10 @@ impl World {
                 self.start_agent(n);
             }
             Fault::GuardStopped(n, epoch) if u64::from(self.nodes[n].guard.epoch) == epoch => self.guard_lost(n),
-            Fault::StoreFading(n, _, cut) => self.cut_store(n, [true, true], self.now + cut),
+            // As with every other fault: none begins in a pause.
+            Fault::StoreFading(n, _, cut) if !self.plan.paused_by_operator => {
+                self.cut_store(n, [true, true], self.now + cut);
+            }
             Fault::Resume => {
                 self.plan.paused_by_operator = false;
                 self.oracle.resumed = self.now;

@@ -45,10 +45,11 @@ impl Step<'_> {
         self.compete(cluster, answer, chosen)
     }
 
-    /// Whether an operator named this node.
+    /// Whether an operator named this node, and the last leader didn't hand over to another.
     pub(super) fn is_chosen(&self, cluster: &Cluster) -> bool {
+        let me = Some(self.view.me.name.as_str());
         let request = cluster.failover.as_ref().map(|f| &f.value).filter(|f| f.scheduled_at.is_none());
-        request.and_then(|r| r.candidate.as_deref()) == Some(self.view.me.name.as_str())
+        request.and_then(|r| r.candidate.as_deref()) == me && self.heir(cluster).is_none_or(|heir| Some(heir) == me)
     }
 
     /// A stopped server competes from recovery, so that its real position is known.

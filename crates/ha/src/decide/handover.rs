@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Step;
 use crate::action::Action;
 use crate::cluster::{Cluster, Failover, Revisioned, Term};
+use crate::local::{Answer, DataDir};
 use crate::memory::Handover;
 use crate::reason::Reason;
 use crate::time::Tick;
@@ -14,6 +15,11 @@ use crate::view::{JobKind, Peer, Round};
 const STOP: Duration = Duration::from_secs(15);
 /// How long a candidate may take to be seen to have caught up.
 const CATCH_UP: Duration = Duration::from_secs(3);
+/// How long a candidate may take to stream again, after a restart of this server for one: a replica tries every
+/// `wal_retrieve_retry_interval`, 5 s by default.
+const RECONNECT: Duration = Duration::from_secs(7);
+/// How long the successor may take to say that it has everything, once nothing can be added any more.
+const CONFIRM: Duration = Duration::from_secs(1);
 /// How often the others are asked meanwhile.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
@@ -24,20 +30,24 @@ impl Step<'_> {
         let request =
             cluster.failover.as_ref().filter(|f| f.value.scheduled_at.is_none() && f.revision > term.revision);
         let request = request.filter(|f| self.memory.refused != Some(f.revision));
+        let revision = request.map(|f| f.revision);
+        if self.memory.handover.as_ref().is_some_and(|h| !h.stopping && h.request != revision) {
+            // Taken back, or another has come in its place.
+            self.memory.handover = None;
+        }
         if self.memory.handover.as_ref().is_none_or(|h| h.term != term) {
             self.memory.handover = None;
             let request = request?;
             if !self.is_for_me_to_obey(request) || self.view.answer().is_none_or(|a| a.in_recovery) {
                 return None;
             }
-            self.begin_handover(term);
+            self.begin_handover(term, revision);
         }
         let handover = self.memory.handover.clone()?;
         if handover.stopping {
             return Some(self.finish_stop(cluster, term, &handover));
         }
         if handover.candidate.is_none() {
-            // A leader that leaves for good does so even when nobody can take over.
             match self.choose_successor(cluster, request, &handover) {
                 Ok(name) => self.remember_candidate(name),
                 Err(reason) => return Some(reason),
@@ -46,9 +56,17 @@ impl Step<'_> {
         Some(self.shut_down_for(cluster))
     }
 
-    pub(super) fn begin_handover(&mut self, term: Term) {
-        let since = self.now;
-        self.memory.handover = Some(Handover { term, since, candidate: None, checkpointed: false, stopping: false });
+    /// For a request, or because this node leaves.
+    pub(super) fn begin_handover(&mut self, term: Term, request: Option<i64>) {
+        self.memory.handover = Some(Handover {
+            term,
+            request,
+            since: self.now,
+            candidate: None,
+            checkpointed: false,
+            stopping: false,
+            stopped: None,
+        });
     }
 
     fn remember_candidate(&mut self, name: String) {
@@ -81,23 +99,53 @@ impl Step<'_> {
             Some(name) => self.check_candidate(cluster, round, name).map(|()| name.clone()),
             None => {
                 let allowed = self.view.settings.maximum_lag_on_failover;
-                self.successor(cluster, round, allowed).ok_or_else(|| "no healthy candidate answers".to_owned())
+                self.streaming_successor(cluster, round, allowed)
+                    .ok_or_else(|| "no healthy candidate answers".to_owned())
             }
         };
         let behind = match &named {
             Some(name) => round.answers.get(name).is_some_and(|p| self.is_behind(cluster, p)),
             None => !round.answers.is_empty(),
         };
-        if found.is_err() && behind && self.asks_again(round, since) {
+        let detached = match &named {
+            Some(name) => round.answers.contains_key(name) && !self.streams_here(name),
+            None => self.nobody_streams(round),
+        };
+        if found.is_err()
+            && (behind && self.asks_again(round, since, CATCH_UP)
+                || detached && self.asks_again(round, since, RECONNECT))
+        {
             return Err(Reason::AskingPeers);
         }
-        found.map_err(|why| {
-            if let Some(r) = request {
-                self.act(Action::ClearFailover { revision: r.revision });
-            }
-            self.memory.handover = None;
-            Reason::SwitchoverRefused { why }
-        })
+        found.map_err(|why| self.refuse_handover(request, why))
+    }
+
+    /// This node goes on leading.
+    fn refuse_handover(&mut self, request: Option<&Revisioned<Failover>>, why: String) -> Reason {
+        if let Some(r) = request {
+            self.memory.refused = Some(r.revision);
+            self.act(Action::ClearFailover { revision: r.revision });
+        }
+        self.memory.handover = None;
+        Reason::SwitchoverRefused { why }
+    }
+
+    /// Whether a member gets its WAL from this server right now. A shutdown waits for such members only.
+    fn streams_here(&self, name: &str) -> bool {
+        let streams = |a: &Answer| a.replication.iter().any(|s| s.application_name == name && s.state == "streaming");
+        self.view.answer().is_some_and(streams)
+    }
+
+    /// Whether none of the members that answer gets its WAL from here.
+    fn nobody_streams(&self, round: &Round) -> bool {
+        !round.answers.is_empty() && !round.answers.keys().any(|name| self.streams_here(name))
+    }
+
+    /// The best member to hand over to while this server runs.
+    pub(super) fn streaming_successor(&self, cluster: &Cluster, round: &Round, behind: u64) -> Option<String> {
+        let mut round = round.clone();
+        round.answers.retain(|name, _| self.streams_here(name));
+        self.successor(cluster, &round, behind)
     }
 
     /// Whether a member hasn't got enough of what this node, the leader, has flushed.
@@ -105,10 +153,10 @@ impl Step<'_> {
         self.known_position(cluster).bytes_since(peer.position) > self.view.settings.maximum_lag_on_failover
     }
 
-    /// Members speak of their last look, which may be older than this node's: they get some time to have caught up
-    /// before they count as behind. Asks again, unless that time is over.
-    pub(super) fn asks_again(&mut self, round: &Round, since: Tick) -> bool {
-        if self.now >= since + CATCH_UP {
+    /// Members speak of their last look, which may be older than this node's: they get some time to have caught up, or to
+    /// have connected again, before they count as behind. Asks again, unless that time is over.
+    fn asks_again(&mut self, round: &Round, since: Tick, patience: Duration) -> bool {
+        if self.now >= since + patience {
             return false;
         }
         let next = round.asked_at + ASK_EVERY;
@@ -117,6 +165,12 @@ impl Step<'_> {
         }
         self.wake(next.max(self.now + ASK_EVERY));
         true
+    }
+
+    /// The same for a node that leaves: it does so even when nobody can take over.
+    pub(super) fn asks_for_a_successor(&mut self, round: &Round, since: Tick) -> bool {
+        let patience = if self.nobody_streams(round) { RECONNECT } else { CATCH_UP };
+        self.asks_again(round, since, patience)
     }
 
     /// Why a named candidate can't take over.
@@ -139,6 +193,8 @@ impl Step<'_> {
             ))
         } else if self.is_behind(cluster, peer) {
             Err(format!("candidate {name} is {lag} bytes behind"))
+        } else if !self.streams_here(name) {
+            Err(format!("candidate {name} isn't streaming from this leader"))
         } else {
             Ok(())
         }
@@ -189,7 +245,7 @@ impl Step<'_> {
                 return Reason::Switchover { to };
             }
         } else if self.view.is_stopped() {
-            return self.release(term, Reason::Released);
+            return self.release_to(cluster, term, handover);
         }
         if self.view.wants.leave {
             return self.fence(Some(term), Reason::Switchover { to });
@@ -197,14 +253,52 @@ impl Step<'_> {
         self.take_back(cluster)
     }
 
+    /// PostgreSQL is down: the key goes to a successor that has everything. (Whom the `sync` key names has all that was
+    /// acknowledged.)
+    fn release_to(&mut self, cluster: &Cluster, term: Term, handover: &Handover) -> Reason {
+        let to = handover.candidate.clone().unwrap_or_else(|| "whoever is best".to_owned());
+        let requested = cluster.failover.as_ref().filter(|f| f.value.scheduled_at.is_none());
+        if let Some(other) = requested.filter(|f| Some(f.revision) != handover.request) {
+            // It came too late to be looked at, and must not be taken for the one that was.
+            self.act(Action::ClearFailover { revision: other.revision });
+            return Reason::Switchover { to };
+        }
+        if cluster.sync.is_some() {
+            return self.release(term, Reason::Released);
+        }
+        let stopped = *self.memory.handover.as_mut().map_or(&mut None, |h| &mut h.stopped).get_or_insert(self.now);
+        let end = match &self.view.local.data {
+            DataDir::Valid(c) if c.clean && !c.in_recovery => Some(c.checkpoint),
+            _ => None,
+        };
+        let round = self.round_since(stopped);
+        let has_all = |p: &Peer| p.running && !p.primary && end.is_some_and(|end| end.bytes_since(p.position) == 0);
+        let answers = round.map(|r| &r.answers);
+        let confirmed = match &handover.candidate {
+            // Whoever leaves for good doesn't mind who else it is.
+            Some(name) if !self.view.wants.leave => answers.and_then(|a| a.get(name)).is_some_and(has_all),
+            _ => answers.is_some_and(|a| a.values().any(has_all)),
+        };
+        if confirmed {
+            return self.release(term, Reason::Released);
+        }
+        if self.now < stopped + CONFIRM {
+            self.wake(stopped + CONFIRM);
+            if let Some(round) = round {
+                self.asks_again(round, stopped, CONFIRM);
+            }
+            return Reason::Switchover { to };
+        }
+        if self.view.wants.leave {
+            return self.release(term, Reason::Released);
+        }
+        self.refuse_handover(requested, format!("{to} has not received everything; PostgreSQL is started here again"))
+    }
+
     /// The successor has frozen, or something else holds the shutdown up: better to go on here than to stay down for it.
     fn take_back(&mut self, cluster: &Cluster) -> Reason {
-        if let Some(request) = &cluster.failover {
-            self.memory.refused = Some(request.revision);
-            self.act(Action::ClearFailover { revision: request.revision });
-        }
-        self.memory.handover = None;
         self.kill();
-        Reason::SwitchoverRefused { why: "PostgreSQL did not shut down in time; it is started here again".to_owned() }
+        let why = "PostgreSQL did not shut down in time; it is started here again";
+        self.refuse_handover(cluster.failover.as_ref(), why.to_owned())
     }
 }

@@ -43,12 +43,13 @@ impl Step<'_> {
 
     fn leave_leadership(&mut self, cluster: &Cluster, leader: &Leader) -> Reason {
         let term = leader.term;
-        if self.view.is_stopped() && self.view.job.is_none() {
+        let stopping = self.memory.handover.as_ref().is_some_and(|h| h.term == term && h.stopping);
+        if self.view.is_stopped() && self.view.job.is_none() && !stopping {
             let data = matches!(self.view.local.data, DataDir::Valid(_));
             return if data { self.release(term, Reason::Released) } else { self.stop_and_exit() };
         }
         if self.memory.handover.as_ref().is_none_or(|h| h.term != term) {
-            self.begin_handover(term);
+            self.begin_handover(term, None);
         }
         let Some(handover) = self.memory.handover.clone() else {
             return leaving("shutting down PostgreSQL");
@@ -59,8 +60,8 @@ impl Step<'_> {
         if handover.candidate.is_none()
             && let Some(round) = self.round_since(handover.since)
         {
-            let best = self.successor(cluster, round, self.view.settings.maximum_lag_on_failover);
-            if best.is_none() && !round.answers.is_empty() && self.asks_again(round, handover.since) {
+            let best = self.streaming_successor(cluster, round, self.view.settings.maximum_lag_on_failover);
+            if best.is_none() && !round.answers.is_empty() && self.asks_for_a_successor(round, handover.since) {
                 return Reason::AskingPeers;
             }
             if let Some(h) = &mut self.memory.handover {
