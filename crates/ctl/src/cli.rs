@@ -70,7 +70,7 @@ pub(crate) enum Verb {
     /// Begin maintenance mode: no automatic failover
     Pause(Pause),
     /// End maintenance mode
-    Resume(Pause),
+    Resume(Resume),
     /// Show the promotions that the cluster has seen
     History(History),
     /// Remove a cluster from the DCS
@@ -231,6 +231,15 @@ pub(crate) struct Pause {
     /// Wait until every member knows
     #[arg(long)]
     pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    #[command(flatten)]
+    pub(crate) pause: Pause,
+    /// Resume although no agent answers for the leader
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -96,7 +96,7 @@ async fn run(cli: &Cli, console: &Console) -> Result {
         Verb::EditConfig(options) => edit::run(context, options).await,
         Verb::ShowConfig(options) => show::config(context, options).await,
         Verb::Pause(options) => maintenance::toggle(context, options, true).await,
-        Verb::Resume(options) => maintenance::toggle(context, options, false).await,
+        Verb::Resume(options) => maintenance::resume(context, options).await,
         Verb::History(options) => show::history(context, options).await,
         Verb::Remove(options) => maintenance::remove(context, options).await,
         Verb::Version(options) => show::versions(context, options).await,

@@ -8,13 +8,39 @@ use ha::members::is_paused;
 use serde_json::json;
 use service::config::dynamic;
 
-use crate::cli;
 use crate::context::{Cluster, Context};
 use crate::fault::{Fault, Result};
-use crate::list;
+use crate::{agent, cli, list};
 
 /// How often a configuration that others change meanwhile is tried to be changed.
 const ATTEMPTS: usize = 10;
+
+/// Ends maintenance mode, unless a primary may run that nobody looks after: another member would be elected beside it.
+pub(crate) async fn resume(context: &Context, options: &cli::Resume) -> Result {
+    if !options.force {
+        let cluster = context.cluster(options.pause.cluster.as_deref()).await?;
+        let read = cluster.read().await?;
+        if let Some(why) = leader_unheard(context, &read).await.filter(|_| is_paused(&read)) {
+            return Err(Fault::failed(format!(
+                "{why}: a PostgreSQL that still runs as the primary would take writes beside another leader. Start its \
+                 agent, or make sure that it is down; 'resume --force' then resumes all the same"
+            )));
+        }
+    }
+    toggle(context, &options.pause, false).await
+}
+
+/// Why it isn't known that the leader's agent is at work.
+async fn leader_unheard(context: &Context, read: &ha::Cluster) -> Option<String> {
+    let Some(leader) = &read.leader else {
+        return Some("no member holds the leader key".to_owned());
+    };
+    let Some(member) = read.members.get(&leader.name) else {
+        return Some(format!("the agent of {}, which leads, is away", leader.name));
+    };
+    let reached = agent::reach(context, member).await;
+    reached.err().map(|why| format!("the agent of {}, which leads, can't be asked ({why})", leader.name))
+}
 
 /// Begins or ends maintenance mode.
 pub(crate) async fn toggle(context: &Context, options: &cli::Pause, pause: bool) -> Result {

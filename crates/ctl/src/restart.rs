@@ -10,7 +10,7 @@ use ha::command::RestartFilter;
 use crate::agent::{self, Agent, Answer, Order};
 use crate::change::only_now;
 use crate::cli::{self, Format, Role};
-use crate::context::Context;
+use crate::context::{Cluster, Context};
 use crate::fault::{Fault, Result};
 use crate::{clock, list, members};
 
@@ -65,18 +65,36 @@ pub(crate) async fn restart(context: &Context, options: &cli::Restart) -> Result
         return rolling::restart(context, &cluster, &read, &chosen, &filter).await;
     }
     let mut report = Report::default();
-    for member in chosen {
+    // What a replica doesn't start with, its leader won't either.
+    chosen.sort_by_key(|m| read.is_led_by(&m.name));
+    let mut rest = chosen.into_iter();
+    while let Some(member) = rest.next() {
         let answer = tell(context, member, "restart", &Order::Restart(filter.clone())).await;
         match report.judge(answer)? {
             Some(Ok(Answer { status: 202, .. })) => {
                 console.say(format!("Success: restart scheduled on member {}", member.name))?;
             }
             Some(Ok(_)) => console.say(format!("Success: restart on member {}", member.name))?,
-            Some(Err(answer)) => console.say(failed("restart", member, &answer))?,
+            Some(Err(answer)) => {
+                console.say(failed("restart", member, &answer))?;
+                let left: Vec<&str> = rest.as_slice().iter().map(|m| m.name.as_str()).collect();
+                if !left.is_empty() && is_down(&cluster, &member.name).await? {
+                    let (name, left) = (&member.name, left.join(", "));
+                    console.say(format!("PostgreSQL of {name} doesn't come up: {left} not restarted"))?;
+                    break;
+                }
+            }
             None => {}
         }
     }
     report.end("restart")
+}
+
+/// Whether a member says that its PostgreSQL doesn't run.
+async fn is_down(cluster: &Cluster, name: &str) -> Result<bool> {
+    let read = cluster.read().await?;
+    let down = ["start failed", "restart failed", "crashed", "stopped", "starting"];
+    Ok(read.members.get(name).is_some_and(|m| down.contains(&m.state.as_str())))
 }
 
 /// Makes members read their files again.

@@ -101,8 +101,8 @@ async fn a_whole_cluster_is_restarted_member_by_member() {
     let (run, ()) = tokio::join!(place.run("restart otus", "\ny\n16\n"), agent);
     assert_eq!(run.code, Some(1));
     let asked = "Are you sure you want to restart members pg1, pg2, pg3? [y/N]: Restart if the PostgreSQL version is \
-                 less than provided (e.g. 9.5.2)  []: Success: restart on member pg1\nFailed: restart for member pg2, \
-                 status code=503, (too slow)\nSuccess: restart on member pg3\n";
+                 less than provided (e.g. 9.5.2)  []: Success: restart on member pg2\nFailed: restart for member pg3, \
+                 status code=503, (too slow)\nSuccess: restart on member pg1\n";
     assert!(run.out.ends_with(asked), "{run:?}");
     assert_eq!(run.err, "Error: restart failed on 1 member\n");
 }

@@ -34,7 +34,11 @@ async fn pause_and_resume_change_the_configuration_only() {
     assert!(place.run("list", "").await.out.ends_with("+\n Maintenance mode: on\n"));
     let again = place.run("pause", "").await;
     assert_eq!((again.code, again.err.as_str()), (Some(1), "Error: Cluster is already paused\n"));
+    // Nobody answers for the leader.
     let run = place.run("resume otus", "").await;
+    assert!(run.code == Some(1) && run.err.contains("'resume --force'"), "{run:?}");
+    assert_eq!(place.config().await["pause"], json!(true));
+    let run = place.run("resume otus --force", "").await;
     assert_eq!(run.out, "Success: cluster management is resumed\n");
     assert_eq!(place.config().await, before);
     assert_eq!(place.run("resume", "").await.err, "Error: Cluster is not paused\n");
@@ -49,7 +53,7 @@ async fn waiting_for_a_pause_tells_who_does_not_know() {
     for member in ["members/pg1", "members/pg2", "members/pg3"] {
         place.put(&[(member, r#"{"pause":false}"#)]).await;
     }
-    let run = place.run("resume --wait", "").await;
+    let run = place.run("resume --force --wait", "").await;
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(
         run.out.starts_with("'resume' request sent, waiting until it is recognized by all nodes\nSuccess"),
