@@ -50,6 +50,8 @@ pub(crate) struct Engine {
     logged: (&'static str, bool, Tick),
     /// The trouble that was logged last, and when.
     troubled: Option<(String, Tick)>,
+    /// The failure of a write that was logged last, and when.
+    unwritten: Option<(String, Tick)>,
 }
 
 impl Engine {
@@ -77,6 +79,7 @@ impl Engine {
             ttl_changed_at: Tick::default(),
             logged: ("", false, Tick::default()),
             troubled: None,
+            unwritten: None,
         }
     }
 
@@ -167,6 +170,16 @@ impl Engine {
         self.state.trouble = trouble;
     }
 
+    /// Logs that a write failed; the same failure again only from time to time.
+    fn complain(&mut self, what: String, at: Tick) {
+        if self.unwritten.as_ref().is_some_and(|(told, when)| *told == what && at.since(*when) < REPEAT_LOG) {
+            debug!("{what}");
+            return;
+        }
+        warn!("{what}");
+        self.unwritten = Some((what, at));
+    }
+
     /// Has an action done, unless its lane is busy: then the decision is made again when it is free.
     fn dispatch(&mut self, action: Action, at: Tick) {
         let lane = action.lane();
@@ -254,7 +267,7 @@ impl Engine {
                         self.published.lost_lease(at);
                         self.state.leased(Leased::Gone);
                     }
-                    Err(e) => warn!("{action:?}: {e}"),
+                    Err(e) => self.complain(format!("{action:?}: {e}"), at),
                 }
                 self.read(reading, at);
             }

@@ -23,6 +23,9 @@ use crate::node::Node;
 use crate::state::Held;
 use crate::{jobs, peers};
 
+/// How long a write of the DCS that failed holds up the next one.
+const FAILED_WRITE: Duration = Duration::from_millis(250);
+
 /// How long killing may take before it is reported as not finished; it is tried again after.
 const FENCE_BUDGET: Duration = Duration::from_secs(2);
 
@@ -192,6 +195,10 @@ async fn write(context: &Context, action: &Action) -> Event {
             None => Ok(None),
         },
     };
+    if result.as_ref().is_err_and(|e| !matches!(e, dcs::Error::LeaseGone)) {
+        // What decides next would have it done again, and a DCS that isn't there may say so at once.
+        tokio::time::sleep(FAILED_WRITE).await;
+    }
     let reading = read(context).await;
     Event::Written(action.clone(), result, reading)
 }

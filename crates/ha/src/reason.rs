@@ -103,6 +103,8 @@ reasons! {
     PeerAhead { peer: String } = "peer_ahead", "not competing: {peer} has more WAL";
     PeerPrimary { peer: String } = "peer_primary", "not competing: {peer} still says it is a primary";
     Acquiring = "acquiring", "competing for the leader key";
+    EmptyDcs { seconds: u64 } = "empty_dcs",
+        "there is data here and the DCS knows nothing of it: waiting {seconds} s for the lease of a leader that may still be there";
     Abstaining = "abstaining", "leaving the leader key to others for a while";
 
     // Pause and leaving.
@@ -118,7 +120,7 @@ impl Reason {
             self,
             LeaseNotRenewed | LeaseLost | LeadershipLost { .. } | GuardLost | GuardFenced | TermEnded | Orphans
         ) || matches!(self, Distrusted { .. } | DataDamaged { .. } | ForeignData { .. } | Backoff { .. })
-            || matches!(self, HandingOver { .. } | HistoryDiverged { .. })
+            || matches!(self, HandingOver { .. } | HistoryDiverged { .. } | EmptyDcs { .. })
             // A start takes a moment on a busy machine, the first one of a new cluster too, which nobody could take over.
             || matches!(self, Recovering { seconds } | NobodyToHandTo { seconds } if *seconds >= 5)
     }

@@ -83,6 +83,14 @@ pub(crate) fn check_data_dir(data_dir: &Path, user: Option<&User>, major: u32) -
     let meta = std::fs::metadata(data_dir).map_err(|e| Error::io(format!("look at {}", data_dir.display()), e))?;
     let dir = data_dir.display();
     let me = nix::unistd::Uid::effective().as_raw();
+    let owned = if user.is_some() { meta.uid() != 0 } else { meta.uid() == me };
+    let closed = meta.mode() & 0o727 == 0o700;
+    if !(owned && closed) && !data_dir.join("PG_VERSION").exists() {
+        return Err(Error::Setup(format!(
+            "{dir} holds files, but no data of PostgreSQL (there's no PG_VERSION), and isn't a directory for it: correct \
+             postgresql.data_dir"
+        )));
+    }
     if user.is_some() && meta.uid() == 0 {
         return Err(Error::Setup(format!(
             "the data directory {dir} belongs to root, as whom PostgreSQL does not run: `chown -R postgres {dir}`"
@@ -98,6 +106,12 @@ pub(crate) fn check_data_dir(data_dir: &Path, user: Option<&User>, major: u32) -
     if meta.mode() & 0o027 != 0 {
         return Err(Error::Setup(format!(
             "the data directory {dir} has mode {:04o}, which lets others in: `chmod 0700 {dir}` (or 0750)",
+            meta.mode() & 0o7777
+        )));
+    }
+    if meta.mode() & 0o700 != 0o700 {
+        return Err(Error::Setup(format!(
+            "the data directory {dir} has mode {:04o}, which keeps PostgreSQL out: `chmod 0700 {dir}`",
             meta.mode() & 0o7777
         )));
     }

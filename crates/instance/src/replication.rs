@@ -108,7 +108,11 @@ impl Instance {
         self.reload().await?;
         in_force(&client, "synchronous_standby_names", &wanted).await?;
         wait_for_senders(&client, names).await?;
-        self.wait_for_checkpointer(&client, switched).await
+        self.wait_for_checkpointer(&client, switched).await?;
+        if !wanted.is_empty() {
+            release_waiting_commits(&client).await;
+        }
+        Ok(())
     }
 
     /// Sends SIGHUP to processes of this kind directly: once this returns it is pending there, or dealt with.
@@ -277,4 +281,14 @@ fn sleeps_with_nothing_pending(pid: u32) -> Option<bool> {
     // Read last: a sleep that began before the signal was dealt with would have shown it pending above.
     let wait = std::fs::read_to_string(format!("/proc/{pid}/wchan")).ok()?;
     Some(wait.contains("poll"))
+}
+
+/// A standby that counts from now on may hold all WAL already, and says so only when more comes (or after
+/// `wal_receiver_status_interval`): commits that wait would wait until then. A replica can't write, nor does anybody wait
+/// there.
+async fn release_waiting_commits(client: &Client) {
+    let sql = "SELECT pg_logical_emit_message(false, 'pgherd', 'synchronous_standby_names')";
+    if let Err(e) = rows(client, "write a little WAL", sql, STATEMENT_LIMIT).await {
+        tracing::debug!("nothing is written for commits that wait: {e}");
+    }
 }

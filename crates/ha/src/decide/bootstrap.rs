@@ -62,7 +62,7 @@ impl Step<'_> {
 
 /// Whether a primary of this cluster has ever accepted writes, whatever became of the `initialize` key: its data must be
 /// waited for.
-fn has_existed(cluster: &Cluster) -> bool {
+pub(super) fn has_existed(cluster: &Cluster) -> bool {
     cluster.status.is_some() || cluster.sync.is_some() || !cluster.history.is_empty()
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Step;
+use super::bootstrap::has_existed;
 use crate::action::Action;
 use crate::cluster::{Cluster, Failover};
 use crate::local::Answer;
@@ -15,6 +16,8 @@ const FRESH: Duration = Duration::from_secs(2);
 const YIELD: Duration = Duration::from_secs(5);
 /// How long the others leave an heir to take the key that nobody named in a request.
 const INHERIT: Duration = Duration::from_secs(1);
+/// How long a lease may last that was given before the DCS was emptied, its setting with it.
+const UNKNOWN_LEASE: Duration = Duration::from_secs(30);
 /// How long the end of the receiver may take to be seen.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -39,7 +42,7 @@ impl Step<'_> {
             return reason;
         }
         let chosen = self.is_chosen(cluster);
-        if let Some(reason) = self.unfit(cluster, answer, chosen) {
+        if let Some(reason) = self.unfit(cluster, answer, chosen).or_else(|| self.outwait_an_unknown_leader(cluster)) {
             return reason;
         }
         self.compete(cluster, answer, chosen)
@@ -120,6 +123,21 @@ impl Step<'_> {
     /// Whether an answer holds every byte that the last leader wrote.
     fn is_complete(cluster: &Cluster, answer: &Answer) -> bool {
         cluster.status.as_ref().is_some_and(|s| s.optime.bytes_since(answer.position()) == 0)
+    }
+
+    /// There is data, and the DCS knows nothing of any cluster: it's new, or was emptied. Somebody may still lead by what was
+    /// there before, for as long as a lease lasts.
+    fn outwait_an_unknown_leader(&mut self, cluster: &Cluster) -> Option<Reason> {
+        if cluster.initialize.is_some() || has_existed(cluster) {
+            return None;
+        }
+        let wait = self.view.settings.ttl.max(UNKNOWN_LEASE);
+        let until = self.memory.leaderless_since.unwrap_or(self.now) + wait;
+        if self.now >= until {
+            return None;
+        }
+        self.wake(until);
+        Some(Reason::EmptyDcs { seconds: wait.as_secs() })
     }
 
     /// Why this node must not lead, whatever the others say.

@@ -48,6 +48,35 @@ async fn a_departure_of_the_leaders_agent_costs_no_client_an_error() -> Result<(
     site.finish(&SHUTDOWN, &[]).await
 }
 
+/// Replicas connect again only seconds after a restart of their leader, and a shutdown waits for connected ones only.
+#[tokio::test]
+async fn a_switchover_waits_for_a_candidate_that_streams() -> Result<()> {
+    let site = Site::start(Options::quick(Store::Etcd)).await?;
+    let load = site.load().await?;
+    let leader = site.cluster.leader(SOON).await?;
+    site.cluster.ctl_ok(&["restart", "--force", "otus", &leader.name], "").await?;
+    site.writes(&load).await?;
+    site.cluster.ctl_ok(&["switchover", "--force"], "").await?;
+    let new = site.cluster.leader_other_than(&leader.name, SOON).await?;
+    site.writes(&load).await?;
+    site.cluster.wait_healthy(SOON).await?;
+
+    // One that can't connect any more isn't handed over to, however little it lacks.
+    site.cluster.sql(new, "ALTER ROLE replicator NOLOGIN").await?;
+    site.cluster.sql(new, "SELECT pg_terminate_backend(pid) FROM pg_stat_replication").await?;
+    let output = site.cluster.ctl(&["switchover", "--candidate", &leader.name, "--force"], "").await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && said.contains("isn't streaming from this leader"), "{said}");
+    site.writes(&load).await?;
+    ensure!(site.cluster.leader(SOON).await?.name == new.name, "leadership has moved");
+    site.cluster.sql(new, "ALTER ROLE replicator LOGIN").await?;
+    site.cluster.wait_healthy(SOON).await?;
+    let acknowledged = load.acknowledged();
+    no_errors(&load.stop())?;
+    site.nothing_is_lost(&acknowledged).await?;
+    site.finish(&[&SHUTDOWN[..], &["switchover refused", "is not permitted to log in"]].concat(), &[]).await
+}
+
 #[tokio::test]
 async fn a_rolling_restart_costs_no_client_an_error() -> Result<()> {
     let site = Site::start(Options::quick(Store::Etcd)).await?;
