@@ -23,11 +23,13 @@ use tokio_util::task::TaskTracker;
 use tower::util::BoxCloneService;
 use tower::{BoxError, ServiceExt};
 
+use self::silent::{Entry, Silent};
 use crate::config::HostPort;
 use crate::tls;
 
 mod bind;
 mod connection;
+mod silent;
 
 #[cfg(test)]
 mod tests;
@@ -63,7 +65,7 @@ pub struct Options {
     pub tls: Option<tls::Server>,
     /// How long a client may take for the TLS handshake and the head of a request, and stay without a first one.
     pub header_timeout: Duration,
-    /// Connections at a time; further ones are closed at once.
+    /// Connections at a time; a further one takes the place of the oldest that has asked nothing yet, or is closed at once.
     pub max_connections: usize,
     /// Headers of a request.
     pub max_headers: usize,
@@ -169,6 +171,7 @@ async fn run(
     let slots = Arc::new(Semaphore::new(options.max_connections));
     let options = Arc::new(options);
     let crowded = Arc::new(AtomicBool::new(false));
+    let silent = Silent::default();
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
         let door = Door {
@@ -179,6 +182,7 @@ async fn run(
             tracker: tracker.clone(),
             cancel: cancel.clone(),
             crowded: crowded.clone(),
+            silent: silent.clone(),
         };
         accepting.spawn(door.accept_all(listener));
     }
@@ -199,6 +203,7 @@ struct Door {
     cancel: CancellationToken,
     /// The limit of connections was reached and reported.
     crowded: Arc<AtomicBool>,
+    silent: Silent,
 }
 
 impl Door {
@@ -230,13 +235,18 @@ impl Door {
     }
 
     fn admit(&self, stream: TcpStream, from: SocketAddr) {
-        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+        let slot = self.slots.clone().try_acquire_owned().ok();
+        if slot.is_none() {
+            let place = self.silent.evict();
             if !self.crowded.swap(true, Ordering::Relaxed) {
-                let limit = self.options.max_connections;
-                tracing::warn!(listener = self.options.name, %from, "all {limit} connections are in use: closing new ones");
+                let (limit, name) = (self.options.max_connections, self.options.name);
+                let what = if place { "those that ask nothing give way" } else { "closing new ones" };
+                tracing::warn!(listener = name, %from, "all {limit} connections are in use: {what}");
             }
-            return;
-        };
+            if !place {
+                return;
+            }
+        }
         if self.slots.available_permits() > self.options.max_connections / 2 {
             self.crowded.store(false, Ordering::Relaxed);
         }
@@ -246,8 +256,17 @@ impl Door {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         let (rest, grpc) = (self.rest.clone(), self.grpc.clone());
         let (options, cancel) = (self.options.clone(), self.cancel.clone());
+        let (slots, entry) = (self.slots.clone(), self.silent.enter());
         self.tracker.spawn(async move {
-            connection::serve(stream, from, &options, rest, grpc, cancel).await;
+            let slot = match slot {
+                Some(slot) => Some(slot),
+                // The one that gives way frees it at once.
+                None => match entry.evicted.run_until_cancelled(slots.acquire_owned()).await {
+                    Some(slot) => slot.ok(),
+                    None => return,
+                },
+            };
+            connection::serve(stream, from, &options, (rest, grpc), cancel, entry).await;
             drop(slot);
         });
     }

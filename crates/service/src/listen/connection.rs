@@ -22,36 +22,46 @@ pub(super) async fn serve(
     stream: TcpStream,
     from: SocketAddr,
     options: &Options,
-    rest: Service,
-    grpc: Option<Service>,
+    services: (Service, Option<Service>),
     cancel: CancellationToken,
+    entry: Entry,
 ) {
     let mut peer = Peer { address: Some(from), certificate: None };
     let Some(tls) = &options.tls else {
-        return http(stream, peer, options, rest, grpc, cancel).await;
+        return http(stream, peer, options, services, cancel, entry).await;
     };
     let handshake = TlsAcceptor::from(tls.config()).accept(stream);
-    match tokio::time::timeout(options.header_timeout, handshake).await {
+    let handshake = tokio::time::timeout(options.header_timeout, handshake);
+    let Some(shaken) = entry.evicted.run_until_cancelled(handshake).await else { return };
+    match shaken {
         Ok(Ok(stream)) => {
             let certificates = stream.get_ref().1.peer_certificates();
             peer.certificate = certificates.and_then(|chain| tls::subject(chain.first()?));
-            http(stream, peer, options, rest, grpc, cancel).await;
+            http(stream, peer, options, services, cancel, entry).await;
         }
         Ok(Err(e)) => tracing::debug!(listener = options.name, %from, "TLS handshake failed: {e}"),
         Err(_) => tracing::debug!(listener = options.name, %from, "TLS handshake took too long"),
     }
 }
 
-async fn http<I>(io: I, peer: Peer, options: &Options, rest: Service, grpc: Option<Service>, cancel: CancellationToken)
-where
+async fn http<I>(
+    io: I,
+    peer: Peer,
+    options: &Options,
+    (rest, grpc): (Service, Option<Service>),
+    cancel: CancellationToken,
+    entry: Entry,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let builder = builder(options);
     let asked = Arc::new(AtomicBool::new(false));
-    let seen = asked.clone();
+    let (seen, evicted) = (asked.clone(), entry.evicted.clone());
     let from = peer.address;
     let dispatch = service_fn(move |mut request: Request<Incoming>| {
-        seen.store(true, Ordering::Relaxed);
+        if !seen.swap(true, Ordering::Relaxed) {
+            entry.spoke();
+        }
         request.extensions_mut().insert(peer.clone());
         let service = if is_grpc(&request) { grpc.clone() } else { Some(rest.clone()) };
         async move {
@@ -79,6 +89,10 @@ where
                     tracing::debug!(listener = options.name, ?from, "no request in time");
                     return;
                 }
+            }
+            () = evicted.cancelled() => {
+                tracing::debug!(listener = options.name, ?from, "no request yet, and others wait for a connection");
+                return;
             }
             () = cancel.cancelled(), if !stopping => {
                 stopping = true;

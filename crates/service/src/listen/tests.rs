@@ -203,6 +203,20 @@ async fn connections_beyond_the_limit_are_closed_and_slots_come_back() {
 }
 
 #[tokio::test]
+async fn those_who_ask_nothing_give_way() {
+    use tokio::io::AsyncWriteExt;
+    let running = Running::start(Options { max_connections: 4, ..options(None) }).await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(running.addr()).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: ").await.unwrap();
+        silent.push(stream);
+        get(TcpStream::connect(running.addr()).await.unwrap(), Version::HTTP_11).await.unwrap();
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn too_many_headers_are_refused() {
     let running = Running::start(options(None)).await;
     let mut request = Request::get("/").header("host", "x");
