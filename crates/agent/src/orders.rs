@@ -138,7 +138,8 @@ impl Run {
         let Some(new) = change(cluster.config.as_ref().map(|c| &c.value)) else {
             return no(Outcome::Failed, "there is no configuration yet: the cluster isn't initialized");
         };
-        let faults: Vec<String> = check(&new).faults.iter().map(|p| format!("{}: {}", p.path, p.message)).collect();
+        let checked = check(&new);
+        let faults: Vec<String> = checked.faults.iter().map(|p| format!("{}: {}", p.path, p.message)).collect();
         if !faults.is_empty() || !new.is_object() {
             let what = if new.is_object() { faults.join("; ") } else { "the configuration must be a mapping".into() };
             return no(Outcome::Unprocessable, what);
@@ -148,6 +149,9 @@ impl Run {
         }
         if cluster.config.as_ref().is_some_and(|c| c.value == new) {
             return Reply { outcome: Outcome::Done, message: "Not changed".into(), body: Some(new) };
+        }
+        for p in checked.warnings {
+            tracing::warn!("the configuration that {} stores: {}: {}", self.who, p.path, p.message);
         }
         self.put_config(revision, new).await
     }

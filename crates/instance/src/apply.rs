@@ -95,8 +95,28 @@ impl Instance {
                 Err(e) => tracing::warn!("can't compare the new configuration with the values in force: {e}"),
             }
         }
+        if hba_changed && self.0.alive().is_some() {
+            self.judge_hba().await;
+        }
         self.forget_pending_restart().await;
         Ok(applied)
+    }
+
+    /// Tells which lines of the new pg_hba.conf PostgreSQL doesn't accept: it goes on with the rules that it has, and
+    /// wouldn't start with these.
+    async fn judge_hba(&self) {
+        let sql = "SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL ORDER BY 1";
+        match self.rows("judge pg_hba.conf", sql).await {
+            Ok(faulty) => {
+                for row in faulty {
+                    let (line, why) = (text(&row, 0), text(&row, 1));
+                    tracing::warn!(
+                        "line {line} of pg_hba.conf: {why}. PostgreSQL keeps its former rules, and would not start with these: correct postgresql.pg_hba"
+                    );
+                }
+            }
+            Err(e) => tracing::debug!("can't see whether PostgreSQL accepts pg_hba.conf: {e}"),
+        }
     }
 
     async fn changes(

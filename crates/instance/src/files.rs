@@ -85,7 +85,7 @@ pub(crate) fn check_data_dir(data_dir: &Path, user: Option<&User>, major: u32) -
     let me = nix::unistd::Uid::effective().as_raw();
     let owned = if user.is_some() { meta.uid() != 0 } else { meta.uid() == me };
     let closed = meta.mode() & 0o727 == 0o700;
-    if !(owned && closed) && !data_dir.join("PG_VERSION").exists() {
+    if !(owned && closed || data_dir.join("PG_VERSION").exists()) {
         return Err(Error::Setup(format!(
             "{dir} holds files, but no data of PostgreSQL (there's no PG_VERSION), and isn't a directory for it: correct \
              postgresql.data_dir"

@@ -12,6 +12,7 @@ mod bootstrap;
 pub mod dynamic;
 mod env;
 mod faults;
+mod hba;
 mod known;
 mod model;
 mod print;

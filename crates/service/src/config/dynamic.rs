@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use ha::settings::Problem;
 use serde_json::{Map, Value};
 
+use super::hba;
 use super::known;
 use super::model::Config;
 use super::read::{boolean, scalar};
@@ -29,7 +30,7 @@ const SHARED: &[(&str, &str, Accepts)] = &[
 const SHARED_WITHOUT_DEFAULT: &[&str] = &["wal_keep_segments", "wal_keep_size"];
 
 /// Parameters that follow from the rest of the configuration. Whatever anyone sets for them has no effect.
-const FORCED: &[&str] = &["listen_addresses", "port", "cluster_name"];
+const FORCED: &[&str] = &["listen_addresses", "port", "cluster_name", "data_directory"];
 
 #[derive(Clone, Copy)]
 enum Accepts {
@@ -111,6 +112,9 @@ pub fn check(dynamic: &Value) -> Checked {
             let message = "must be a list of lines".to_owned();
             faults.push(Problem { path: format!("postgresql.{key}"), message });
         }
+    }
+    if let Some(message) = postgresql.get("pg_hba").and_then(lines).and_then(|lines| hba::fault(&lines)) {
+        faults.push(Problem { path: "postgresql.pg_hba".to_owned(), message });
     }
     Checked { faults, warnings }
 }
