@@ -38,7 +38,7 @@ impl Continuity {
 fn fault(id: u64, revision: i64, now: &Snapshot) -> Option<String> {
     const ADVICE: &str = "Nothing is done automatically any more, because the leader lock and the synchronous state in it \
         can't be trusted. Make sure by hand that one PostgreSQL at most is a primary and that it holds the newest data, \
-        then restart the agents, that node's first, and after them the poolers";
+        then restart the agents, that node's first";
     if now.dcs_id != id {
         return Some(format!(
             "the DCS was rebuilt: its cluster id was {id:x} and is {:x}. {ADVICE}; if the address is wrong, correct it",

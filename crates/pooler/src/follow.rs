@@ -224,11 +224,17 @@ impl Follower {
         }
         let revision = snapshot.revision;
         match self.continuity.check(&snapshot) {
-            Err(why) if !self.distrusted => {
-                self.distrusted = true;
-                error!(target: "pooler", "cluster {}: {why}; clients are sent where they were sent before", self.name);
+            Err(why) => {
+                if !std::mem::replace(&mut self.distrusted, true) {
+                    error!(target: "pooler", "cluster {}: {why}; clients are sent where they were sent before", self.name);
+                }
+                let now = layout::decode(&snapshot);
+                if let Some(leader) = self.asker.leader(&now).await.filter(|name| now.is_led_by(name)) {
+                    info!(target: "pooler", "cluster {}: {leader} leads by what the DCS says now: followed again", self.name);
+                    (self.continuity, self.distrusted) = (Continuity::new(), false);
+                    return;
+                }
             }
-            Err(_) => {}
             Ok(()) => {
                 self.cluster = layout::decode(&snapshot);
                 let config = self.pooler.config();
@@ -236,7 +242,8 @@ impl Follower {
                 self.put(route::topology(&self.cluster, &self.topology, local));
             }
         }
-        match timeout(HEARTBEAT, dcs.changed(revision)).await {
+        let patience = if self.distrusted { PATIENCE } else { HEARTBEAT };
+        match timeout(patience, dcs.changed(revision)).await {
             Ok(Ok(())) | Err(_) => {}
             Ok(Err(_)) => sleep(RETRY / 5).await,
         }

@@ -2,6 +2,7 @@
 //! that it leads when the DCS can't be asked.
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::SOON;
@@ -195,4 +196,45 @@ async fn a_pooler_without_a_dcs_asks_the_members_who_leads() -> Result<()> {
     front.stop()?;
     cluster.wait_healthy(SOON).await?;
     cluster.finish(&["diverged", "replication slots"]).await
+}
+
+/// Agents and poolers trust a DCS no more that was made anew. Once a person has restarted the agents, poolers follow.
+#[tokio::test]
+async fn a_pooler_follows_a_rebuilt_dcs_when_the_members_do() -> Result<()> {
+    let cluster = Cluster::start(Options::quick(Store::Etcd)).await?;
+    let front = Front::start(&cluster, 1, &[]).await?;
+    cluster.leader(SOON).await?;
+    ensure!(front.sql("postgres", "SELECT pg_is_in_recovery()").await? == [["f"]]);
+
+    let etcd = cluster.etcd.as_ref().context("no etcd")?;
+    for member in &etcd.members {
+        let process = member.process().context("etcd doesn't run")?;
+        process.signal(Signal::KILL);
+        ensure!(process.wait_gone(SOON), "etcd doesn't end");
+    }
+    std::fs::remove_dir_all(cluster.directory().join("etcd")).context("delete etcd's data")?;
+    etcd.start()?;
+    etcd.wait_healthy(SOON).await?;
+    let noticed = async || Ok(front.log_text().contains("the DCS was re").then_some(()));
+    cluster.wait("the pooler notices", SOON, noticed).await?;
+
+    for node in &cluster.nodes {
+        node.signal_agent(Signal::KILL)?;
+    }
+    for node in &cluster.nodes {
+        let gone = async || Ok(node.agent().is_none().then_some(()));
+        cluster.wait("the agent has ended", SOON, gone).await?;
+        node.start()?;
+    }
+    cluster.leader(Duration::from_secs(90)).await?;
+    let followed = async || Ok(front.log_text().contains("leads by what the DCS says now").then_some(()));
+    cluster.wait("the pooler follows again", SOON, followed).await?;
+    ensure!(front.sql("postgres", "SELECT pg_is_in_recovery()").await? == [["f"]]);
+    cluster.wait_healthy(SOON).await?;
+    let said = cluster.ctl_ok(&["switchover", "--force"], "").await?;
+    ensure!(said.contains("clients of 1 pooler)"), "{said}");
+    front.stop()?;
+    cluster
+        .finish(&["the DCS was re", "the DCS knows nothing of it", "demoting", "diverged", "replication slots"])
+        .await
 }
