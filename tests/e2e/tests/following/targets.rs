@@ -235,6 +235,6 @@ async fn a_pooler_follows_a_rebuilt_dcs_when_the_members_do() -> Result<()> {
     ensure!(said.contains("clients of 1 pooler)"), "{said}");
     front.stop()?;
     cluster
-        .finish(&["the DCS was re", "the DCS knows nothing of it", "demoting", "diverged", "replication slots"])
+        .finish(&["the DCS", "lease", "demoting", "fenced", "diverged", "replication slots"])
         .await
 }
