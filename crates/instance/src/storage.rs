@@ -81,9 +81,9 @@ fn check(asked: &Receiver<()>, state: &Mutex<State>, dir: &Path, user: Option<Us
     }
 }
 
-/// One small synced write; nothing where there is no cluster.
+/// One small synced write; nothing where no server has been started: such data may be another cluster's.
 fn write_once(dir: &Path, user: Option<&User>) -> std::io::Result<()> {
-    if !dir.join("PG_VERSION").exists() {
+    if !dir.join("postmaster.pid").exists() {
         return Ok(());
     }
     let path: PathBuf = dir.join(STORAGE_CHECK);
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_working_disk_is_neither_stuck_nor_in_trouble() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("PG_VERSION"), "15").unwrap();
+        std::fs::write(dir.path().join("postmaster.pid"), "15").unwrap();
         let storage = Storage::new(dir.path(), None, Duration::ZERO).unwrap();
         storage.ask();
         wait_until(|| dir.path().join(STORAGE_CHECK).exists() && storage.state.lock().unwrap().ended.is_some());
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_write_that_hangs_is_seen_and_one_that_fails_is_explained() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("PG_VERSION"), "15").unwrap();
+        std::fs::write(dir.path().join("postmaster.pid"), "15").unwrap();
         let fifo = dir.path().join(STORAGE_CHECK);
         // Opening a FIFO for writing blocks until someone reads it, as hung storage does.
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
