@@ -24,7 +24,8 @@ impl Step<'_> {
             return None;
         }
         self.wake(until);
-        let Some(order) = cluster.drains.get(&self.view.me.name) else {
+        let order = cluster.drains.get(&self.view.me.name);
+        let Some(order) = order.filter(|order| order.value.to.as_deref() == to) else {
             self.act(Action::Drain { to: to.map(str::to_owned), patience });
             return Some(Reason::Draining { poolers: cluster.poolers.len() });
         };
