@@ -184,6 +184,9 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
         }
     }
     peers::is_primary(context, &from.name).await?;
+    if is_same_timeline(&divergence) && !is_same_timeline(&instance.divergence(&from).await.map_err(text)?) {
+        return Err(format!("{} was only just being promoted", from.name));
+    }
     stop(context, Some(Vec::new())).await?;
     if let Divergence::Diverged { timeline, upstream_timeline, switchpoint: Some(end), .. } = divergence
         && timeline < upstream_timeline
@@ -197,7 +200,7 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
     if !settings.use_pg_rewind {
         return wipe_or_refuse(context, &from, settings.remove_data_directory_on_diverged_timelines, NO_REWIND).await;
     }
-    if matches!(divergence, Divergence::Diverged { timeline, upstream_timeline, .. } if timeline == upstream_timeline) {
+    if is_same_timeline(&divergence) {
         let allowed = settings.remove_data_directory_on_diverged_timelines;
         return wipe_or_refuse(context, &from, allowed, SAME_TIMELINE).await;
     }
@@ -226,8 +229,12 @@ async fn rejoin(context: &Context, from: &str) -> Outcome {
     }
 }
 
-const SAME_TIMELINE: &str = "this node has WAL on the leader's timeline that the leader doesn't have, which pg_rewind can't \
-                             repair";
+fn is_same_timeline(divergence: &Divergence) -> bool {
+    matches!(divergence, Divergence::Diverged { timeline, upstream_timeline, .. } if timeline == upstream_timeline)
+}
+
+const SAME_TIMELINE: &str = "this node has WAL on the leader's timeline that the leader doesn't have, as both were promoted to \
+                             it, which pg_rewind can't repair";
 const NO_REWIND: &str = "timelines have diverged and use_pg_rewind is off";
 
 /// Removes the data directory where the configuration allows it; the clone follows by itself.

@@ -69,6 +69,10 @@ pub fn compare(local: Local, leader: &Leader) -> Divergence {
         switchpoint,
     };
     let end = if local.timeline == leader.timeline {
+        if local.starts_there {
+            // A timeline has one primary. Two members that never met can have taken the same number.
+            return diverged(Some(leader.position));
+        }
         leader.position
     } else {
         match leader.history.iter().find(|(timeline, _)| *timeline == local.timeline) {
@@ -151,8 +155,16 @@ mod tests {
 
     #[test]
     fn being_ahead_on_the_same_timeline_is_divergence() {
-        assert_eq!(compare(clean_primary(3, 0x8000000), &leader(3, HISTORY)), Divergence::None);
-        assert!(matches!(compare(clean_primary(3, 0x9000000), &leader(3, HISTORY)), Divergence::Diverged { .. }));
+        let at = |position| Local { timeline: 3, position: Lsn(position), starts_there: false, more: false };
+        assert_eq!(compare(at(0x8000000), &leader(3, HISTORY)), Divergence::None);
+        assert!(matches!(compare(at(0x9000001), &leader(3, HISTORY)), Divergence::Diverged { .. }));
+    }
+
+    #[test]
+    fn a_primary_of_the_timeline_that_another_member_leads_on_has_diverged() {
+        assert!(matches!(compare(clean_primary(3, 0x8000000), &leader(3, HISTORY)), Divergence::Diverged { .. }));
+        let crashed = ControlData { timeline: 3, checkpoint: Lsn(0x3000000), ..ControlData::default() };
+        assert!(matches!(compare(Local::stopped(&crashed), &leader(3, HISTORY)), Divergence::Diverged { .. }));
     }
 
     #[test]

@@ -234,7 +234,5 @@ async fn a_pooler_follows_a_rebuilt_dcs_when_the_members_do() -> Result<()> {
     let said = cluster.ctl_ok(&["switchover", "--force"], "").await?;
     ensure!(said.contains("clients of 1 pooler)"), "{said}");
     front.stop()?;
-    cluster
-        .finish(&["the DCS", "lease", "demoting", "fenced", "diverged", "replication slots"])
-        .await
+    cluster.finish(&["the DCS", "lease", "demoting", "fenced", "diverged", "replication slots"]).await
 }
