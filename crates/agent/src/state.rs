@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub(crate) lease: Option<Held>,
     /// The lease that the leader key is being moved to.
     next_lease: Option<Held>,
+    /// Why the last renewal failed.
+    unrenewed: Option<String>,
     pub(crate) local: Local,
     /// When the look that `local` came from began; `None` before the first.
     pub(crate) local_at: Option<Tick>,
@@ -69,6 +71,7 @@ impl State {
             cluster: None,
             lease: None,
             next_lease: None,
+            unrenewed: None,
             local: Local::default(),
             local_at: None,
             guard: Guard::Idle,
@@ -195,7 +198,7 @@ impl State {
                 let later =
                     self.lease.filter(|h| h.lease.id == id).map_or(deadline, |h| h.lease.deadline.max(deadline));
                 self.lease = Some(Held { lease: Lease { id, deadline: later }, ttl });
-                self.next_lease = None;
+                (self.next_lease, self.unrenewed) = (None, None);
             }
             Leased::Next { id, began, ttl } => {
                 self.next_lease = Some(Held { lease: Lease { id, deadline: began + ttl }, ttl });
@@ -205,7 +208,13 @@ impl State {
                     warn!("the lease has ended in the DCS; the member key is written anew");
                 }
             }
-            Leased::Unknown(e) => warn!("the lease was not renewed: {e}"),
+            Leased::Unknown(e) => {
+                let why = e.to_string();
+                if self.unrenewed.as_ref() != Some(&why) {
+                    warn!("the lease was not renewed: {why}");
+                    self.unrenewed = Some(why);
+                }
+            }
         }
     }
 
