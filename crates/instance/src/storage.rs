@@ -2,7 +2,7 @@
 //! the storage does without anything else hanging.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use ha::Tick;
 
 use crate::clock::now;
+use crate::error::Error;
 use crate::files::{STORAGE_CHECK, write_atomic};
 use crate::programs::User;
 
@@ -88,7 +89,11 @@ fn write_once(dir: &Path, user: Option<&User>) -> std::io::Result<()> {
     }
     let path: PathBuf = dir.join(STORAGE_CHECK);
     if !path.exists() {
-        write_atomic(&path, "pgherd checks here that the storage answers.\n", user).map_err(std::io::Error::other)?;
+        let made = write_atomic(&path, "pgherd checks here that the storage answers.\n", user);
+        made.map_err(|e| match e {
+            Error::DiskFull(_) => ErrorKind::StorageFull.into(),
+            e => std::io::Error::other(e),
+        })?;
     }
     let mut file: File = OpenOptions::new().write(true).open(&path)?;
     file.seek(SeekFrom::Start(64))?;
