@@ -233,8 +233,8 @@ fn is_same_timeline(divergence: &Divergence) -> bool {
     matches!(divergence, Divergence::Diverged { timeline, upstream_timeline, .. } if timeline == upstream_timeline)
 }
 
-const SAME_TIMELINE: &str = "this node has WAL on the leader's timeline that the leader doesn't have, as both were promoted to \
-                             it, which pg_rewind can't repair";
+const SAME_TIMELINE: &str = "this node has WAL on the leader's timeline that the leader doesn't have (two members have taken the \
+                             same number for theirs), which pg_rewind can't repair";
 const NO_REWIND: &str = "timelines have diverged and use_pg_rewind is off";
 
 /// Removes the data directory where the configuration allows it; the clone follows by itself.

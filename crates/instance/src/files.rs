@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_that_let_others_in_are_refused() {
+    fn modes_that_let_others_in_or_postgresql_out_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("PG_VERSION"), "15").unwrap();
         let with = |mode| {
@@ -308,8 +308,18 @@ mod tests {
         assert!(with(0o700).is_ok() && with(0o750).is_ok());
         assert!(with(0o755).unwrap_err().to_string().contains("chmod 0700"));
         assert!(with(0o770).is_err());
+        assert!(with(0o500).unwrap_err().to_string().contains("keeps PostgreSQL out"));
         with(0o700).unwrap();
         assert!(check_data_dir(dir.path(), None, 16).unwrap_err().to_string().contains("pg_upgrade"));
+    }
+
+    #[test]
+    fn nobody_is_told_to_give_away_a_directory_without_data() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("passwd"), "root").unwrap();
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let told = check_data_dir(dir.path(), None, 15).unwrap_err().to_string();
+        assert!(told.contains("no PG_VERSION") && !told.contains("chown") && !told.contains("chmod"), "{told}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A first look at lines for pg_hba.conf, so that no file is written with which PostgreSQL wouldn't start or that would keep
 //! everybody out. The format is PostgreSQL's (documentation, chapter "The pg_hba.conf File"); the last word is its own.
 
-const METHODS: [&str; 14] = [
+/// Of all versions; `oauth` is PostgreSQL 18's.
+const METHODS: [&str; 15] = [
     "trust",
     "reject",
     "scram-sha-256",
@@ -16,9 +17,8 @@ const METHODS: [&str; 14] = [
     "cert",
     "pam",
     "bsd",
+    "oauth",
 ];
-/// PostgreSQL 18's.
-const NEWER_METHODS: [&str; 1] = ["oauth"];
 const HOSTS: [&str; 5] = ["host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
 /// PostgreSQL 16's.
 const INCLUDES: [&str; 3] = ["include", "include_if_exists", "include_dir"];
@@ -58,7 +58,7 @@ fn line_fault(fields: &[String]) -> Option<String> {
     };
     match method {
         None => Some("too few fields: type, database, user, address (not for local), method".to_owned()),
-        Some(m) if METHODS.contains(&m.as_str()) || NEWER_METHODS.contains(&m.as_str()) => None,
+        Some(m) if METHODS.contains(&m.as_str()) => None,
         Some(m) => Some(format!("{m:?} is no method of authentication")),
     }
 }
